@@ -1,0 +1,1 @@
+"""The embedded stack: PostgreSQL, Valkey and every Tercet process under one supervisor."""

@@ -1,0 +1,1 @@
+"""The schema of Tercet as migrations, and how they are run."""

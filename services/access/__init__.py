@@ -1,0 +1,1 @@
+"""Access keeps the connections: it admits, verifies and forwards."""

@@ -1,0 +1,1 @@
+"""Business makes the decisions: it places orders, pays, settles, reconciles."""

@@ -1,0 +1,1 @@
+"""Payment providers: the sandbox that the local stack runs."""

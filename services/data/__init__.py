@@ -1,0 +1,1 @@
+"""Data keeps the truth: the only package with SQL, cache keys and pools."""

@@ -1,0 +1,218 @@
+"""Problems: every error a client can see, as RFC 9457 problem details.
+
+A rule that is broken raises the Problem that names it. The tier that answers renders it once.
+What is not a Problem is a bug, answered as InternalError with the request id and logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Final, TypedDict
+
+import orjson
+
+PROBLEM_JSON: Final = "application/problem+json"
+
+
+class FieldError(TypedDict):
+    """One field that is wrong: where it stands (JSON Pointer, parameter or header) and why."""
+
+    field: str
+    detail: str
+
+
+class Problem(Exception):
+    """A named way to fail: status, type and title belong to the class, the rest to the case."""
+
+    status: ClassVar[int] = 500
+    name: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Something went wrong on our side"
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        errors: Sequence[FieldError] = (),
+        retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        **extensions: object,
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail
+        self.errors = list(errors)
+        self.retry_after_s = retry_after_s
+        self.extra_headers = dict(headers or {})
+        self.extensions = extensions
+
+    def body(self, request_id: str = "") -> bytes:
+        """The problem as JSON bytes; members without a value are left out."""
+        document: dict[str, object] = {
+            "type": f"/problems/{self.name}",
+            "title": self.title,
+            "status": self.status,
+        }
+        if self.detail:
+            document["detail"] = self.detail
+        if self.errors:
+            document["errors"] = self.errors
+        if request_id:
+            document["request_id"] = request_id
+        return orjson.dumps(document | self.extensions)
+
+    def headers(self) -> dict[str, str]:
+        headers = {
+            "content-type": PROBLEM_JSON,
+            "cache-control": "no-store",
+            **self.extra_headers,
+        }
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(self.retry_after_s)
+        return headers
+
+
+class InternalError(Problem):
+    """A bug, or a fault nobody named; the request id leads to the log line."""
+
+
+class InvalidRequest(Problem):
+    """A parameter, header or field has a value that is not allowed; `errors` names each."""
+
+    status, name, title = 400, "invalid-request", "The request is not valid"
+
+
+class InvalidJson(Problem):
+    """The body is not JSON."""
+
+    status, name, title = 400, "invalid-json", "The body is not valid JSON"
+
+
+class InvalidBody(Problem):
+    """The body is JSON of the wrong shape or with values that are not allowed."""
+
+    status, name, title = 422, "invalid-body", "The body has fields that are not valid"
+
+
+class IdempotencyKeyMissing(Problem):
+    """A POST with an effect came without an Idempotency-Key (draft-ietf-httpapi-idempotency-key)."""
+
+    status, name, title = 400, "idempotency-key-missing", "Idempotency-Key is required"
+
+
+class IdempotencyKeyReused(Problem):
+    """The same Idempotency-Key came with another body or path."""
+
+    status, name, title = 422, "idempotency-key-reused", "This Idempotency-Key was used differently"
+
+
+class IdempotencyKeyRunning(Problem):
+    """The first request with this Idempotency-Key is still being worked on."""
+
+    status, name, title = 409, "idempotency-key-running", "The first request is still running"
+
+
+class Unauthenticated(Problem):
+    """The route needs a customer's or operator's token, or the token is not known."""
+
+    status, name, title = 401, "unauthenticated", "A valid token is required"
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"www-authenticate": 'Bearer realm="tercet"'}
+
+
+class Forbidden(Problem):
+    """The caller is known and may not do this."""
+
+    status, name, title = 403, "forbidden", "This is not allowed"
+
+
+class NotFound(Problem):
+    """There is no such thing, or it belongs to somebody else."""
+
+    status, name, title = 404, "not-found", "There is no such thing here"
+
+
+class MethodNotAllowed(Problem):
+    """The path exists, the method does not; Allow lists what does."""
+
+    status, name, title = 405, "method-not-allowed", "This method is not allowed here"
+
+
+class UnknownVariant(Problem):
+    """An order names a variant that is not for sale."""
+
+    status, name, title = 422, "unknown-variant", "A variant is not for sale"
+
+
+class CurrencyMismatch(Problem):
+    """An order or payment names a currency other than the goods are sold in."""
+
+    status, name, title = 422, "currency-mismatch", "The currency does not fit"
+
+
+class OutOfStock(Problem):
+    """A line asks for more than is available; nothing of the order was held."""
+
+    status, name, title = 409, "out-of-stock", "There is not enough stock"
+
+
+class OrderNotPayable(Problem):
+    """The order is paid, expired or cancelled, or a payment of it is under way."""
+
+    status, name, title = 409, "order-not-payable", "The order can not be paid now"
+
+
+class PayloadTooLarge(Problem):
+    """The body is longer than this server accepts."""
+
+    status, name, title = 413, "payload-too-large", "The body is too large"
+
+
+class UriTooLong(Problem):
+    """The request target is longer than this server accepts."""
+
+    status, name, title = 414, "uri-too-long", "The address is too long"
+
+
+class UnsupportedMediaType(Problem):
+    """The body is not application/json."""
+
+    status, name, title = 415, "unsupported-media-type", "The body must be application/json"
+
+
+class TooManyRequests(Problem):
+    """A limit for this caller is used up; Retry-After says when to come back."""
+
+    status, name, title = 429, "too-many-requests", "Too many requests"
+
+
+class HeadersTooLarge(Problem):
+    """The request's header section is longer than this server accepts."""
+
+    status, name, title = 431, "headers-too-large", "The header fields are too large"
+
+
+class BadGateway(Problem):
+    """The tier behind gave an answer that is not HTTP, or went away in the middle of one."""
+
+    status, name, title = 502, "bad-gateway", "The server behind failed to answer properly"
+
+
+class Unavailable(Problem):
+    """A dependency is away or full; nothing was done, and trying again later is safe."""
+
+    status, name, title = 503, "unavailable", "Not available at the moment"
+
+
+class GatewayTimeout(Problem):
+    """The answer did not come within the request's deadline."""
+
+    status, name, title = 504, "deadline-exceeded", "The deadline has passed"
+
+
+def catalogue() -> list[type[Problem]]:
+    """Every problem a client can meet, in the order of their status codes."""
+    return sorted([InternalError, *_subclasses(Problem)], key=lambda kind: (kind.status, kind.name))
+
+
+def _subclasses(kind: type[Problem]) -> list[type[Problem]]:
+    return [sub for sub in kind.__subclasses__() if sub is not InternalError]

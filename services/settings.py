@@ -1,0 +1,219 @@
+"""Settings of every process, read from TERCET_… variables and from a folder of secret files.
+
+A secret is one file in TERCET_SECRETS_DIR (a Docker or Kubernetes secret, or the folder that
+`tercet up` fills at random on its first start), or the variable of the same name. A process
+refuses to start on a secret that is missing, short or well known.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+SECRET_MIN_LENGTH: Final = 32  # 32 URL-safe base64 characters carry 192 random bits
+WELL_KNOWN_SECRETS: Final = ("changeme", "change-me", "default", "password", "secret", "example")
+
+
+class SettingsError(Exception):
+    """The settings can not be used; the message says which variable and why, in plain words."""
+
+
+def _strong(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if len(text) < SECRET_MIN_LENGTH:
+        raise ValueError(f"needs at least {SECRET_MIN_LENGTH} characters")
+    if any(word in text.lower() for word in WELL_KNOWN_SECRETS) or len(set(text)) < 8:
+        raise ValueError("is a default or easily guessed value")
+    return value
+
+
+def _postgres_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("postgresql", "postgres") or not parts.hostname:
+        raise ValueError("must look like postgresql://user@host:5432/database")
+    return value
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must look like http://host:port")
+    return value.rstrip("/")
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+Secret = Annotated[SecretStr, AfterValidator(_strong)]
+PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+def cores() -> int:
+    """Processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class ProcessSettings(BaseSettings):
+    """What every process reads."""
+
+    model_config = SettingsConfigDict(env_prefix="TERCET_", extra="ignore", frozen=True)
+
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_json: bool = Field(True, description="one JSON object a line; false prints for a terminal")
+
+
+class DatabaseSettings(ProcessSettings):
+    """What a process needs that reads and writes data."""
+
+    primary_dsn: PostgresUrl = Field(
+        description="the primary, several hosts allowed: postgresql://tercet_app@host:5432/tercet"
+    )
+    standby_dsns: Annotated[list[PostgresUrl], NoDecode] = Field(
+        default_factory=list,
+        description="streaming standbys, separated by commas; none: reads go to the primary",
+    )
+    app_password: Secret = Field(description="password of tercet_app, which reads and writes")
+    read_password: Secret = Field(description="password of tercet_read, which only reads")
+    valkey_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="cache and tag stream; may be lost at any time"
+    )
+    valkey_password: SecretStr | None = Field(None, description="Valkey's requirepass, if set")
+    primary_pool_size: int = Field(
+        8, ge=1, le=200, description="connections of one process to the primary"
+    )
+    standby_pool_size: int = Field(
+        8, ge=1, le=200, description="connections of one process to each standby"
+    )
+    statement_timeout_ms: int = Field(
+        2000, ge=10, description="longest statement of a request, held by PostgreSQL too"
+    )
+    cache_timeout_ms: int = Field(
+        50, ge=1, description="longest wait for Valkey before the database is asked instead"
+    )
+    standby_lag_limit_ms: int = Field(
+        1000, ge=1, description="a standby further behind than this is not read from"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, data: dict[str, object]) -> dict[str, object]:
+        if "standby_dsns" in data:
+            data["standby_dsns"] = _split(data["standby_dsns"])
+        return data
+
+
+class MigrateSettings(ProcessSettings):
+    """What `tercet migrate` and bulk catalog work need."""
+
+    owner_dsn: PostgresUrl = Field(
+        description="the primary as the owner: postgresql://tercet_owner@host:5432/tercet"
+    )
+    owner_password: Secret = Field(description="password of tercet_owner, which migrates")
+
+
+class InternalSettings(ProcessSettings):
+    """What access and business share: the credential of the hop between them."""
+
+    internal_secret: Secret = Field(description="credential of access at business")
+    internal_secret_previous: Secret | None = Field(
+        None, description="the credential before this one, accepted while it is being rotated"
+    )
+
+
+class BusinessSettings(DatabaseSettings, InternalSettings):
+    """What `tercet business` needs."""
+
+    business_host: str = Field("127.0.0.1", description="address business listens on")
+    business_port: int = Field(8081, ge=0, le=65535, description="port business listens on")
+    provider_url: HttpUrl = Field(description="base address of the payment provider")
+    provider_secret: Secret = Field(description="bearer credential at the payment provider")
+    operator_token: Secret = Field(description="bearer token of operator routes")
+    cookie_secret: Secret = Field(description="key that signs what cookies carry")
+    cookie_secure: bool = Field(
+        False, description="mark cookies Secure; true wherever access is reached by HTTPS"
+    )
+    request_timeout_ms: int = Field(
+        5000, ge=10, description="deadline of a request that names none, and the longest allowed"
+    )
+    provider_timeout_ms: int = Field(
+        3000, ge=10, description="longest wait for the payment provider's answer"
+    )
+    hold_minutes: int = Field(15, ge=1, description="how long an order holds its stock unpaid")
+    docs: bool = Field(
+        False, description="serve /docs, the page of the API; /openapi.json is always served"
+    )
+
+
+class WorkerSettings(BusinessSettings):
+    """What `tercet worker NAME` needs: the same as business."""
+
+
+class AccessSettings(InternalSettings):
+    """What `tercet access` needs."""
+
+    access_host: str = Field("127.0.0.1", description="address access listens on")
+    access_port: int = Field(8080, ge=0, le=65535, description="port access listens on")
+    business_url: HttpUrl = Field(description="base address of business")
+    page_pool_size: int = Field(
+        default_factory=lambda: 4 * cores(),
+        ge=1,
+        description="connections to business for pages; 2 to 4 a core",
+    )
+    payment_pool_size: int = Field(
+        64,
+        ge=1,
+        description="connections to business for payments: arrivals a second x seconds each",
+    )
+    body_limit_bytes: int = Field(65536, ge=1, description="longest request body accepted")
+    access_timeout_ms: int = Field(5000, ge=10, description="deadline of a request, from its head")
+    keep_alive_s: int = Field(
+        120, ge=1, description="idle client connections are closed after this; above a proxy's 60"
+    )
+
+
+class ProviderSettings(ProcessSettings):
+    """What `tercet provider`, the sandbox payment provider, needs."""
+
+    provider_host: str = Field("127.0.0.1", description="address the sandbox provider listens on")
+    provider_port: int = Field(8082, ge=0, le=65535, description="port the sandbox listens on")
+    provider_secret: Secret = Field(description="bearer credential its callers must show")
+    webhook_secret: Secret = Field(description="key that signs its webhooks")
+    provider_data: Path = Field(
+        Path("provider.sqlite3"), description="file of the sandbox's own ledger"
+    )
+
+
+class CatalogSettings(ProcessSettings):
+    """What the catalog commands read."""
+
+    currency: str = Field(
+        "USD", pattern="^[A-Z]{3}$", description="ISO 4217 code where a file names none"
+    )
+
+
+S = TypeVar("S", bound=ProcessSettings)
+
+
+def load(kind: type[S]) -> S:
+    """Read the settings of one kind of process, or raise SettingsError that names each variable."""
+    secrets_dir = os.environ.get("TERCET_SECRETS_DIR")
+    if secrets_dir is not None and not Path(secrets_dir).is_dir():
+        raise SettingsError(f"TERCET_SECRETS_DIR: {secrets_dir} is not a folder")
+    try:
+        return kind(_secrets_dir=secrets_dir)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            name = "TERCET_" + "_".join(str(part) for part in item["loc"][:1]).upper()
+            reason = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{name}: {reason}")
+        raise SettingsError("\n".join(lines)) from None
