@@ -93,7 +93,7 @@ class InvalidBody(Problem):
 
 
 class IdempotencyKeyMissing(Problem):
-    """A POST with an effect came without an Idempotency-Key (draft-ietf-httpapi-idempotency-key)."""
+    """A POST with an effect came without a usable Idempotency-Key (IETF draft-07)."""
 
     status, name, title = 400, "idempotency-key-missing", "Idempotency-Key is required"
 
@@ -201,6 +201,18 @@ class Unavailable(Problem):
     """A dependency is away or full; nothing was done, and trying again later is safe."""
 
     status, name, title = 503, "unavailable", "Not available at the moment"
+
+
+class OutcomeUnknown(Problem):
+    """The answer of the database to a commit was lost: it may have happened, most likely it did."""
+
+    status, name, title = 503, "outcome-unknown", "It is not known whether this has happened"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Send the request again with the same Idempotency-Key to learn its outcome.",
+            retry_after_s=1,
+        )
 
 
 class GatewayTimeout(Problem):

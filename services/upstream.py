@@ -11,6 +11,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Generic, TypeVar
 
 from aiobreaker import CircuitBreakerError, CircuitBreakerListener
@@ -18,6 +19,8 @@ from aiobreaker import CircuitBreakerError, CircuitBreakerListener
 from services.breaker import WindowBreaker
 from services.deadline import Deadline, DeadlineExceeded
 from services.telemetry import logger
+
+__all__ = ["BulkheadFull", "CircuitBreakerError", "Failed", "NotSent", "Ok", "Unknown", "Upstream"]
 
 T = TypeVar("T")
 log = logger(__name__)
@@ -131,7 +134,7 @@ class Upstream:
     def _retry_after_s(self, refused: Exception) -> int:
         opens_at = self.breaker.opens_at
         if isinstance(refused, CircuitBreakerError) and opens_at is not None:
-            return max(1, math.ceil(refused.time_remaining.total_seconds()))
+            return max(1, math.ceil((opens_at - datetime.now()).total_seconds()))
         return 1
 
 
