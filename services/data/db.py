@@ -205,11 +205,12 @@ class Pool:
 
 
 class Source:
-    """A server to read from."""
+    """A server to read from. position: the last WAL position known to be visible there."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.name = pool.name
+        self.position = 0
 
     async def fetch(self, sql: str, *args: object) -> list[Record]:
         async with self.pool.link() as link:
@@ -227,13 +228,11 @@ class Source:
 class Replica(Source):
     """A streaming standby: it can be read from, never written to.
 
-    position: the last WAL position known to be replayed there. lag_ms: how long ago the primary
-    stood at that position; None until both are known.
+    lag_ms: how long ago the primary stood at its position; None while it does not answer.
     """
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool)
-        self.position = 0
         self.lag_ms: float | None = None
 
 
@@ -257,11 +256,7 @@ class Transaction:
 
 
 class Primary(Source):
-    """The server that is written to. position: the last WAL position known to be reached."""
-
-    def __init__(self, pool: Pool) -> None:
-        super().__init__(pool)
-        self.position = 0
+    """The server that is written to."""
 
     @asynccontextmanager
     async def transaction(self, isolation: str = "read committed") -> AsyncIterator[Transaction]:

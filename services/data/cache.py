@@ -1,0 +1,211 @@
+"""The cache: process memory, then Valkey, then the database, by the position rule.
+
+A value remembers the WAL position that the node it was read from had replayed. A purge carries the
+position at which the change is visible. A value behind a purge of one of its tags is never used
+and never stored, so that neither a slow reader nor a lagging standby puts an old page back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, Generic, TypeVar, cast
+
+import msgspec
+from redis.asyncio import Redis
+
+from services.data.db import Database, Reader, Reads
+from services.data.tags import POSITION_KEY, TagSubscriber
+from services.deadline import Deadline, current_deadline, deadline_or
+from services.upstream import Ok, Upstream
+
+T = TypeVar("T")
+Load = Callable[[Reader], Awaitable[tuple[T, Sequence[str]] | None]]
+
+MEMORY_ENTRIES: Final = 10_000  # pages of about 3 KB: 30 MB at most
+MEMORY_TTL_S: Final = 10.0
+UNVERIFIED_TTL_S: Final = 1.0  # how long a value is used while the tag stream is not to be trusted
+MISSING_TTL_S: Final = 2.0  # "there is no such thing" is asked again soon
+JITTER: Final = 0.1  # what was filled together does not expire together
+PURGES_KEPT: Final = 10_000
+LOAD_TIMEOUT_S: Final = 2.0
+
+
+class Entry(msgspec.Struct, Generic[T]):
+    """A value with where and when it was read: position in bytes of WAL, times in seconds.
+
+    filled_at is the wall clock, because it crosses processes; expires_at is monotonic.
+    """
+
+    value: T
+    tags: list[str]
+    position: int
+    filled_at: float
+    expires_at: float = 0.0
+
+
+class Cache(Generic[T]):
+    """Values of one kind under `name:key`; version is raised when the shape of T changes."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: type[T],
+        *,
+        version: int,
+        ttl_s: float,
+        database: Database,
+        valkey: Redis,
+        upstream: Upstream,
+        stream: TagSubscriber,
+    ) -> None:
+        self._prefix = f"tercet:{name}:{version}:"
+        self._ttl_s = ttl_s
+        self._database = database
+        self._valkey = valkey
+        self._upstream = upstream
+        self._memory: OrderedDict[str, Entry[T | None]] = OrderedDict()
+        self._keys_by_tag: dict[str, set[str]] = {}
+        self._purged: OrderedDict[str, int] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[T | None]] = {}
+        self._decode = msgspec.msgpack.Decoder(Entry[kind]).decode  # type: ignore[valid-type]
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._stream = stream
+        stream.on_purge(self.purge)
+
+    async def get(
+        self,
+        key: str,
+        load: Load[T],
+        *,
+        keep: Callable[[T], bool] = lambda _: True,
+    ) -> T | None:
+        """The value under key, or what `load` returns: a value and its tags, None if there is none.
+
+        load is given something to read from that has replayed the purges of those tags. One load a
+        key runs at a time and serves all who wait. A value for which keep() is false is not held.
+        """
+        entry = self._memory.get(key)
+        if entry is not None and self._fresh(entry):
+            self._memory.move_to_end(key)
+            return entry.value
+        task = self._loading.get(key)
+        if task is None:
+            task = asyncio.create_task(self._fill(key, load, keep))
+            self._loading[key] = task
+            task.add_done_callback(lambda done: self._loaded(key, done))
+        # A reader that gives up must not take the load away from the others.
+        return await asyncio.shield(task)
+
+    def purge(self, tags: list[str], position: int) -> None:
+        """Drop what carries one of the tags, and remember up to where it is old."""
+        for tag in tags:
+            self._purged[tag] = max(position, self._purged.pop(tag, 0))
+            for key in self._keys_by_tag.pop(tag, ()):
+                self._forget(key)
+        while len(self._purged) > PURGES_KEPT:
+            self._purged.popitem(last=False)
+
+    def _loaded(self, key: str, task: asyncio.Task[T | None]) -> None:
+        del self._loading[key]
+        if not task.cancelled():
+            task.exception()  # seen: whoever waited has had it raised, and maybe nobody waited
+
+    def _fresh(self, entry: Entry[Any]) -> bool:
+        if time.monotonic() >= entry.expires_at:
+            return False
+        age_s = time.time() - entry.filled_at
+        since = self._stream.verified_since()
+        verified = since is not None and age_s < time.monotonic() - since
+        return verified or age_s < UNVERIFIED_TTL_S
+
+    async def _fill(self, key: str, load: Load[T], keep: Callable[[T], bool]) -> T | None:
+        # The leader's deadline is its own; those who joined it may have more time.
+        current_deadline.set(Deadline.after(LOAD_TIMEOUT_S))
+        stored = await self._from_valkey(key)
+        if stored is not None:
+            self._remember(key, stored)
+            return stored.value
+        entry = await self._load(load, 0)
+        behind = await self._purges_of(entry.tags)
+        if entry.position < behind:
+            entry = await self._load(load, behind)
+        if entry.value is None:
+            self._remember(key, entry, ttl_s=MISSING_TTL_S)
+        elif keep(entry.value) and entry.position >= self._purges_known(entry.tags):
+            self._remember(key, entry)
+            await self._to_valkey(key, entry)
+        return entry.value
+
+    async def _load(self, load: Load[T], needed: int) -> Entry[T | None]:
+        """Load from nodes that have replayed `needed`; positions are taken before the read."""
+        sources = self._database.readers(needed)
+        position = min(max(source.position, needed) for source in sources)
+        filled_at = time.time()
+        found = await load(Reads(self._database, needed))
+        value, tags = found if found is not None else (None, ())
+        return Entry(value, list(tags), position, filled_at)
+
+    def _purges_known(self, tags: Sequence[str]) -> int:
+        return max((self._purged.get(tag, 0) for tag in tags), default=0)
+
+    async def _purges_of(self, tags: Sequence[str]) -> int:
+        """The newest purge of the tags that this process or Valkey knows of, in bytes of WAL."""
+        if not tags:
+            return 0
+
+        async def read(_: Deadline) -> int:
+            positions = await self._valkey.mget([POSITION_KEY + tag for tag in tags])
+            return max((int(position) for position in positions if position), default=0)
+
+        outcome = await self._upstream.call(read, deadline_or(LOAD_TIMEOUT_S))
+        stored = outcome.value if isinstance(outcome, Ok) else 0
+        return max(stored, self._purges_known(tags))
+
+    async def _from_valkey(self, key: str) -> Entry[T | None] | None:
+        """The stored entry, unless it is behind a purge of one of its tags."""
+
+        async def read(_: Deadline) -> bytes | None:
+            return cast("bytes | None", await self._valkey.get(self._prefix + key))
+
+        outcome = await self._upstream.call(read, deadline_or(LOAD_TIMEOUT_S))
+        if not isinstance(outcome, Ok) or outcome.value is None:
+            return None
+        try:
+            entry: Entry[T | None] = self._decode(outcome.value)
+        except msgspec.DecodeError:
+            return None
+        if entry.position < await self._purges_of(entry.tags):
+            return None
+        # Valkey knows every purge that was relayed. While no relay is heard, only youth will do.
+        relayed = self._stream.verified_since() is not None
+        return entry if relayed or time.time() - entry.filled_at < UNVERIFIED_TTL_S else None
+
+    async def _to_valkey(self, key: str, entry: Entry[T | None]) -> None:
+        ttl_ms = int(self._ttl_s * 1000 * random.uniform(1 - JITTER, 1))  # noqa: S311 - jitter
+
+        async def write(_: Deadline) -> None:
+            await self._valkey.set(self._prefix + key, self._encode(entry), px=ttl_ms)
+
+        await self._upstream.call(write, deadline_or(LOAD_TIMEOUT_S))
+
+    def _remember(self, key: str, entry: Entry[T | None], *, ttl_s: float = MEMORY_TTL_S) -> None:
+        self._forget(key)
+        entry.expires_at = time.monotonic() + ttl_s * random.uniform(1 - JITTER, 1)  # noqa: S311
+        self._memory[key] = entry
+        for tag in entry.tags:
+            self._keys_by_tag.setdefault(tag, set()).add(key)
+        while len(self._memory) > MEMORY_ENTRIES:
+            self._forget(next(iter(self._memory)))
+
+    def _forget(self, key: str) -> None:
+        entry = self._memory.pop(key, None)
+        for tag in entry.tags if entry is not None else ():
+            keys = self._keys_by_tag.get(tag)
+            if keys is not None:
+                keys.discard(key)
+                if not keys:
+                    del self._keys_by_tag[tag]

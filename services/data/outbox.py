@@ -1,0 +1,102 @@
+"""The outbox: what has to be told to others, written in the transaction that causes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
+
+import orjson
+from redis.asyncio import Redis
+
+from services.data.db import Primary, Transaction
+from services.data.tags import WAKE_CHANNEL
+
+EVENTS_STREAM: Final = "tercet:events"
+EVENTS_KEPT: Final = 100_000  # about a day of orders of a shop that takes one a second
+PUBLISHED_KEPT: Final = timedelta(hours=1)
+
+
+class OutboxRow(NamedTuple):
+    """kind is tag or event; name the tag, or what happened to aggregate_id."""
+
+    outbox_id: int
+    kind: str
+    name: str
+    aggregate_id: str
+    payload: str
+
+
+INSERT_TAGS = """
+    insert into outbox (kind, name, aggregate_id)
+    select 'tag', tag, tag from unnest($1::text[]) as tag
+"""
+
+INSERT_EVENT = """
+    insert into outbox (kind, name, aggregate_id, payload) values ('event', $1, $2, $3)
+"""
+
+SELECT_UNPUBLISHED = """
+    select outbox_id, kind, name, aggregate_id, payload::text
+    from outbox where published_at is null
+    order by outbox_id limit $1 for update skip locked
+"""
+
+MARK_PUBLISHED = """
+    update outbox set published_at = clock_timestamp() where outbox_id = any($1)
+"""
+
+TRIM = "delete from outbox where published_at < now() - $1::interval"
+
+POSITION = "select (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint"
+
+
+async def insert_tags(tx: Transaction, tags: Sequence[str]) -> None:
+    """Say that pages with these tags are old once the transaction has committed."""
+    if tags:
+        await tx.execute(INSERT_TAGS, list(tags))
+
+
+async def insert_event(
+    tx: Transaction, name: str, aggregate_id: str, payload: dict[str, Any]
+) -> None:
+    await tx.execute(INSERT_EVENT, name, aggregate_id, orjson.dumps(payload).decode())
+
+
+async def claim_unpublished(tx: Transaction, limit: int) -> list[OutboxRow]:
+    """The oldest rows that no other relay has, locked until the transaction ends."""
+    return [OutboxRow(*row) for row in await tx.fetch(SELECT_UNPUBLISHED, limit)]
+
+
+async def mark_published(tx: Transaction, outbox_ids: list[int]) -> None:
+    await tx.execute(MARK_PUBLISHED, outbox_ids)
+
+
+async def trim_published(primary: Primary) -> None:
+    """Drop what was published a good while ago."""
+    async with primary.transaction() as tx:
+        await tx.execute(TRIM, PUBLISHED_KEPT)
+
+
+async def position_after(primary: Primary) -> int:
+    """A WAL position behind everything that has committed before this call."""
+    return int(await primary.fetchval(POSITION))
+
+
+async def publish_events(valkey: Redis, rows: list[OutboxRow]) -> None:
+    """Append events to their stream, at least once; consumers drop what they know by event_id."""
+    async with valkey.pipeline(transaction=False) as pipeline:
+        for row in rows:
+            fields = {
+                "event_id": str(row.outbox_id),
+                "name": row.name,
+                "aggregate_id": row.aggregate_id,
+                "payload": row.payload,
+            }
+            pipeline.xadd(EVENTS_STREAM, fields, maxlen=EVENTS_KEPT, approximate=True)  # type: ignore[arg-type]  # redis-py's field types are invariant
+        await pipeline.execute()
+
+
+async def wake_relay(valkey: Redis) -> None:
+    """Tell the relays that there is something to publish; called after the commit."""
+    await valkey.publish(WAKE_CHANNEL, b"")

@@ -1,0 +1,122 @@
+"""The tag stream: which pages are old, from the outbox relay to everybody who holds pages.
+
+A message carries tags, the WAL position at which the change that caused them is visible, and a
+sequence number of the relay that sent it. A gap in the sequence, or silence, means that something
+may have been missed: what is held is then unverified, never thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from redis.asyncio import Redis
+
+from services.data.valkey import LOST
+from services.telemetry import logger
+
+log = logger(__name__)
+
+CHANNEL: Final = "tercet:tags"
+WAKE_CHANNEL: Final = "tercet:outbox-wake"
+HEARTBEAT_S: Final = 0.5
+SILENCE_S: Final = 1.5  # three heartbeats
+RECONNECT_S: Final = 0.2
+POSITION_KEY: Final = "tercet:tag:"
+POSITION_TTL_S: Final = 3600  # longer than anything cached lives
+
+
+class TagMessage(msgspec.Struct, frozen=True):
+    """sequence counts the messages of one relay; position is in bytes of WAL."""
+
+    relay: str
+    sequence: int
+    position: int
+    tags: list[str]
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(TagMessage).decode
+
+
+class TagPublisher:
+    """One relay's end of the stream."""
+
+    def __init__(self, valkey: Redis, relay: str) -> None:
+        self._valkey = valkey
+        self._relay = relay
+        self._sequence = 0
+
+    async def publish(self, tags: list[str], position: int) -> None:
+        """Send tags, or none as a heartbeat; raises what redis raises, and may be called again.
+
+        The position of each tag is stored before the message is sent: a process that starts later
+        still knows which cached values are older than the change.
+        """
+        message = TagMessage(self._relay, self._sequence + 1, position, tags)
+        async with self._valkey.pipeline(transaction=False) as pipeline:
+            for tag in tags:
+                pipeline.set(POSITION_KEY + tag, position, ex=POSITION_TTL_S)
+            pipeline.publish(CHANNEL, _encode(message))
+            await pipeline.execute()
+        self._sequence += 1
+
+
+class TagSubscriber:
+    """The other end: tells every holder of pages what is old, and knows whether all has arrived."""
+
+    def __init__(self, valkey: Redis) -> None:
+        self._valkey = valkey
+        self._purges: list[Callable[[list[str], int], None]] = []
+        self._sequences: dict[str, int] = {}
+        self._heard_at = float("-inf")
+        self._verified_since = float("-inf")
+
+    def on_purge(self, purge: Callable[[list[str], int], None]) -> None:
+        """Have `purge` called with the tags and the position of each message from now on."""
+        self._purges.append(purge)
+
+    def verified_since(self) -> float | None:
+        """Since when (monotonic) every message has arrived; None while that is not certain.
+
+        What was filled before that moment may have missed a purge.
+        """
+        if time.monotonic() - self._heard_at > SILENCE_S:
+            return None
+        return self._verified_since
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (*LOST, TimeoutError) as error:
+                log.warning("tag stream lost", error=repr(error))
+            self._heard_at = float("-inf")
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _listen(self) -> None:
+        async with self._valkey.pubsub(ignore_subscribe_messages=True) as channel:
+            await channel.subscribe(CHANNEL)
+            while True:
+                message = await channel.get_message(timeout=SILENCE_S)
+                if message is not None:
+                    self.receive(message["data"])
+
+    def receive(self, data: bytes) -> None:
+        """Take one message in; public so that its rules can be tested without a network."""
+        message = _decode(data)
+        now = time.monotonic()
+        expected = self._sequences.get(message.relay)
+        silent = now - self._heard_at > SILENCE_S
+        if silent or expected is None or message.sequence != expected:
+            self._verified_since = now
+        if expected is None:
+            self._sequences.clear()  # a new relay took over: forget those that are gone
+        self._sequences[message.relay] = message.sequence + 1
+        self._heard_at = now
+        if message.tags:
+            for purge in self._purges:
+                purge(message.tags, message.position)
