@@ -76,17 +76,17 @@ create index products_search_vector_idx on products using gin (search_vector);
 
 create index products_title_trgm_idx on products using gin (title gin_trgm_ops);
 
-create index products_popularity_idx on products (popularity desc, product_id)
+create index products_popularity_idx on products (popularity, product_id)
     where published;
 
 create index products_price_idx on products (price_from_minor, product_id)
     where published;
 
-create index products_newest_idx on products (created_at desc, product_id)
+create index products_newest_idx on products (created_at, product_id)
     where published;
 
 create index products_category_popularity_idx on products
-    (category_slug, popularity desc, product_id) where published;
+    (category_slug, popularity, product_id) where published;
 
 create index products_category_price_idx on products
     (category_slug, price_from_minor, product_id) where published;

@@ -48,9 +48,7 @@ create temporary table staged_related (
 ) on commit drop
 """
 
-EMPTY_STAGING: Final = (
-    "truncate staged_products, staged_variants, staged_images, staged_related"
-)
+EMPTY_STAGING: Final = "truncate staged_products, staged_variants, staged_images, staged_related"
 
 RESOLVE: Final = """
 update staged_products s

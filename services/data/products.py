@@ -61,7 +61,6 @@ class ListItem(NamedTuple):
     currency: str
     price_from_minor: int
     image_url: str | None
-    sort_value: float
 
 
 class Category(NamedTuple):
@@ -94,14 +93,11 @@ SELECT_RATING = """
     from products p join product_ratings r using (product_id) where p.slug = $1
 """
 
-LIST_COLUMNS = """
-    p.product_id, p.slug, p.title, p.vendor, p.category_slug, p.currency, p.price_from_minor,
+SELECT_RELATED = """
+    select p.product_id, p.slug, p.title, p.vendor, p.category_slug, p.currency,
+        p.price_from_minor,
         (select i.url from product_images i
             where i.product_id = p.product_id order by i.position limit 1) as image_url
-"""
-
-SELECT_RELATED = f"""
-    select {LIST_COLUMNS}, 0::float8 as sort_value
     from products o join related_products r on r.product_id = o.product_id
         join products p on p.product_id = r.related_product_id
     where o.slug = $1 and p.published
@@ -119,9 +115,9 @@ async def select_product(reader: Reader, slug: str) -> Product | None:
     row = await reader.fetchrow(SELECT_PRODUCT, slug)
     if row is None:
         return None
-    *fields, image_urls, image_alts = row
-    images = [Image(url, alt) for url, alt in zip(image_urls, image_alts, strict=True)]
-    return Product(*fields, images)
+    fields = dict(row)
+    images = zip(fields.pop("image_urls"), fields.pop("image_alts"), strict=True)
+    return Product(**fields, images=[Image(url, alt) for url, alt in images])
 
 
 async def select_offers(reader: Reader, slug: str) -> list[Offer]:

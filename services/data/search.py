@@ -1,55 +1,135 @@
-"""Search and lists: keyset pages over products, by words first and by likeness when no word fits.
+"""Search and lists: keyset pages over products, by words first, by likeness when no word fits.
 
-Each order has its own statement, because a statement that serves several is planned for none.
-A keyset page starts behind the last row of the one before: its cost does not grow with its number.
+A keyset page starts behind the last row of the page before: its cost does not grow with its
+number. A statement is put together from the constants below and from numbered parameters, one
+text for each combination of filters, so that each is planned for what it really filters.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
+from services.data.db import Reader
+from services.data.products import ListItem
+
 Sort = Literal["relevance", "popular", "price", "-price", "newest"]
-Match = Literal["all", "words", "similar"]
+Match = Literal["words", "similar"]
+SortValue = float | int | datetime
 
 # Ranking looks at this many of the most popular hits: a word that is in every product would
 # otherwise rank a million rows a request.
 CANDIDATES: Final = 2000
-SIMILARITY: Final = 0.3  # "shrit" is 0.33 like "shirt"; pg_trgm's own 0.6 finds no transposition
 
 
-class Page(NamedTuple):
-    """Where a page starts: behind this value of the sort column and this product."""
+class After(NamedTuple):
+    """Where a page starts: behind this value of what it is sorted by, and this product."""
 
-    sort_value: float
+    sort_value: SortValue
     product_id: UUID
 
 
 class Filters(NamedTuple):
-    """What narrows a list; prices in minor units. query is searched as words or by likeness."""
+    """What narrows a list; prices in minor units."""
 
     query: str | None = None
-    match: Match = "all"
     category_slug: str | None = None
     min_price_minor: int | None = None
     max_price_minor: int | None = None
 
 
-# column, direction: what a sort reads and how; the tie is broken by product_id the same way.
-SORTS: Final[dict[str, tuple[str, str]]] = {
-    "popular": ("p.popularity", "desc"),
-    "price": ("p.price_from_minor::float8", "asc"),
-    "-price": ("p.price_from_minor::float8", "desc"),
-    "newest": ("extract(epoch from p.created_at)::float8", "desc"),
+class Hit(NamedTuple):
+    """A product in a list, and what it was sorted by there."""
+
+    item: ListItem
+    sort_value: SortValue
+
+
+COLUMNS: Final = """
+    p.product_id, p.slug, p.title, p.vendor, p.category_slug, p.currency, p.price_from_minor,
+    (select i.url from product_images i
+        where i.product_id = p.product_id order by i.position limit 1) as image_url,
+"""
+# What is sorted by, its type as a parameter, and the direction; product_id breaks ties.
+SORTS: Final[dict[str, tuple[str, str, str]]] = {
+    "relevance": ("p.rank", "float8", "desc"),
+    "popular": ("p.popularity", "float8", "desc"),
+    "price": ("p.price_from_minor", "bigint", "asc"),
+    "-price": ("p.price_from_minor", "bigint", "desc"),
+    "newest": ("p.created_at", "timestamptz", "desc"),
+}
+# For each way to match: the condition, and the rank (rounded, so that a cursor repeats it).
+MATCHES: Final[dict[Match, tuple[str, str]]] = {
+    "words": (
+        "p.search_vector @@ websearch_to_tsquery('english', $1)",
+        "round(ts_rank_cd(p.search_vector, websearch_to_tsquery('english', $1))::numeric, 6)",
+    ),
+    "similar": (
+        "$1 <% p.title",
+        "round(word_similarity($1, p.title)::numeric, 6)",
+    ),
 }
 
-MATCHES: Final[dict[str, str]] = {
-    "all": "",
-    "words": "and p.search_vector @@ websearch_to_tsquery('english', $1)",
-    "similar": "and $1 <% p.title",
-}
 
-RANKS: Final[dict[str, str]] = {
-    "words": "round(ts_rank_cd(p.search_vector, websearch_to_tsquery('english', $1))::numeric, 6)",
-    "similar": "round(word_similarity($1, p.title)::numeric, 6)",
-}
+async def select_hits(
+    reader: Reader,
+    filters: Filters,
+    *,
+    sort: Sort,
+    match: Match,
+    after: After | None,
+    limit: int,
+) -> list[Hit]:
+    """One page of products. relevance needs a query; match says how the query is compared."""
+    sql, args = _statement(filters, sort, match, after, limit)
+    rows = await reader.fetch(sql, *args)
+    return [Hit(ListItem(*row[:-1]), row[-1]) for row in rows]
+
+
+def _statement(
+    filters: Filters, sort: Sort, match: Match, after: After | None, limit: int
+) -> tuple[str, list[object]]:
+    conditions, args = _conditions(filters, match)
+    expression, kind, direction = SORTS[sort]
+    source = "products p"
+    if sort == "relevance":
+        rank = MATCHES[match][1]
+        source = _join(
+            "(select p.*,", rank, "::float8 as rank from products p where", *conditions,
+            "order by p.popularity desc limit", str(CANDIDATES), ") p",
+        )  # fmt: skip
+        conditions = ["true"]
+    if after is not None:
+        args += after
+        compare = "<" if direction == "desc" else ">"
+        value, product = f"${len(args) - 1}::{kind}", f"${len(args)}::uuid"
+        conditions = [*conditions, "and (", expression, ", p.product_id)", compare]
+        conditions += ["(", value, ",", product, ")"]
+    args.append(limit)
+    sql = _join(
+        "select", COLUMNS, expression, "as sort_value from", source, "where", *conditions,
+        "order by", expression, direction, ", p.product_id", direction, f"limit ${len(args)}",
+    )  # fmt: skip
+    return sql, args
+
+
+def _conditions(filters: Filters, match: Match) -> tuple[list[str], list[object]]:
+    """The where clause and its parameters; the query is always $1."""
+    conditions, args = ["p.published"], list[object]()
+    if filters.query is not None:
+        args.append(filters.query)
+        conditions += ["and", MATCHES[match][0]]
+    for value, comparison, kind in (
+        (filters.category_slug, "p.category_slug =", "text"),
+        (filters.min_price_minor, "p.price_from_minor >=", "bigint"),
+        (filters.max_price_minor, "p.price_from_minor <=", "bigint"),
+    ):
+        if value is not None:
+            args.append(value)
+            conditions += ["and", comparison, f"${len(args)}::{kind}"]
+    return conditions, args
+
+
+def _join(*parts: str) -> str:
+    return " ".join(parts)
