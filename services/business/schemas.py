@@ -1,0 +1,263 @@
+"""What clients send and get: the models behind validation, rendering and the OpenAPI document."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator
+
+LINES_MAX = 50  # a basket is locked and decided at once: keep it short
+QUANTITY_MAX = 100
+PRICE_MAX_MINOR = 10**12
+
+
+def _rfc3339(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Timestamp = Annotated[
+    datetime,
+    PlainSerializer(_rfc3339, return_type=str),
+    Field(description="RFC 3339, UTC", examples=["2026-11-11T00:00:00.000Z"]),
+]
+
+
+class Document(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Request(BaseModel):
+    """A body that a client sends: nothing is converted, nothing unknown is passed over."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Money(Document):
+    """An amount in minor units (cents for USD, yen for JPY)."""
+
+    amount_minor: int = Field(description="minor units of currency", examples=[1999])
+    currency: str = Field(description="ISO 4217", examples=["USD"])
+
+
+class ImageDocument(Document):
+    url: str
+    alt: str
+
+
+class CategoryName(Document):
+    slug: str
+    title: str
+
+
+class VariantDocument(Document):
+    variant_id: UUID
+    title: str
+    sku: str
+    option_values: list[str]
+    price: Money
+    compare_at: Money | None = Field(description="price before a reduction")
+    image_url: str | None
+    band: Literal["in_stock", "few_left", "sold_out", "unknown"] = Field(
+        description="availability; exact stock is at /products/{slug}/stock"
+    )
+
+
+class RatingDocument(Document):
+    average: float = Field(description="stars, 1 to 5", examples=[4.3])
+    count: int
+
+
+class ListItemDocument(Document):
+    slug: str
+    title: str
+    vendor: str
+    category: str | None = Field(description="slug of the category")
+    price_from: Money = Field(description="lowest price of its variants")
+    image_url: str | None
+
+
+class ProductDocument(Document):
+    """The product page."""
+
+    product_id: UUID
+    slug: str
+    title: str
+    description_html: str = Field(description="sanitised when it was imported")
+    vendor: str
+    category: CategoryName | None
+    tags: list[str]
+    option_names: list[str]
+    images: list[ImageDocument]
+    variants: list[VariantDocument]
+    rating: RatingDocument | None
+    related: list[ListItemDocument]
+    degraded: list[Literal["band", "rating", "related"]] = Field(
+        description="parts that were late or broken and are missing from this answer"
+    )
+
+
+class VariantStock(Document):
+    variant_id: UUID
+    title: str
+    sku: str
+    available: int
+    band: Literal["in_stock", "few_left", "sold_out"]
+
+
+class StockDocument(Document):
+    """Exact stock, never held by a cache."""
+
+    slug: str
+    variants: list[VariantStock]
+
+
+class ProductListDocument(Document):
+    items: list[ListItemDocument]
+    match: Literal["all", "words", "similar"] = Field(
+        description="words: the query's words were found; similar: none was, these look like it"
+    )
+    next_cursor: str | None = Field(description="cursor of the next page; null on the last")
+
+
+class CategoryDocument(Document):
+    slug: str
+    title: str
+    product_count: int
+
+
+class CategoryListDocument(Document):
+    items: list[CategoryDocument]
+
+
+class ListQuery(BaseModel):
+    """Query parameters of a product list; parameters not named here change nothing."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    q: str | None = Field(
+        None, min_length=1, max_length=100, description="words to search; misspelt ones are found"
+    )
+    category: str | None = Field(None, max_length=200, description="slug of a category")
+    min_price: int | None = Field(
+        None, ge=0, le=PRICE_MAX_MINOR, description="lowest price, minor units"
+    )
+    max_price: int | None = Field(
+        None, ge=0, le=PRICE_MAX_MINOR, description="highest price, minor units"
+    )
+    sort: Literal["relevance", "popular", "price", "-price", "newest"] | None = Field(
+        None, description="default: relevance with q, else popular; relevance needs q"
+    )
+    cursor: str | None = Field(None, max_length=500, description="next_cursor of the page before")
+    limit: int = Field(24, ge=1, le=100, description="products a page")
+
+    @field_validator("q")
+    @classmethod
+    def _no_nul(cls, value: str | None) -> str | None:
+        if value is not None and "\x00" in value:
+            raise ValueError("must not contain a NUL character")
+        return value
+
+
+class OrderLineRequest(Request):
+    variant_id: UUID
+    quantity: int = Field(ge=1, le=QUANTITY_MAX, strict=True)
+
+
+class OrderRequest(Request):
+    """Lines to order; the server sets the prices."""
+
+    lines: list[OrderLineRequest] = Field(min_length=1, max_length=LINES_MAX)
+    currency: str | None = Field(
+        None, pattern="^[A-Z]{3}$", description="refused if the goods have another; ISO 4217"
+    )
+
+    @field_validator("lines")
+    @classmethod
+    def _each_variant_once(cls, lines: list[OrderLineRequest]) -> list[OrderLineRequest]:
+        seen: set[UUID] = set()
+        for line in lines:
+            if line.variant_id in seen:
+                raise ValueError(f"variant {line.variant_id} stands on two lines")
+            seen.add(line.variant_id)
+        return lines
+
+
+class PaymentRequest(Request):
+    """How to pay: a token of the payment provider, never card data."""
+
+    payment_method: str = Field(
+        pattern="^tok_[A-Za-z0-9_]{1,64}$", strict=True, examples=["tok_approve"]
+    )
+
+
+class PaymentDocument(Document):
+    """A payment; docs/payments.md has the table of its states."""
+
+    payment_id: UUID
+    order_id: UUID
+    state: Literal["INIT", "PENDING", "SUCCESS", "FAILED", "ERRORED", "UNKNOWN"]
+    amount: Money
+    decline_code: str | None = Field(description="why the provider declined")
+    detail: str
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class OrderLineDocument(Document):
+    variant_id: UUID
+    title: str
+    quantity: int
+    unit_price: Money
+
+
+class OrderDocument(Document):
+    order_id: UUID
+    state: Literal["placed", "paid", "expired"]
+    total: Money
+    lines: list[OrderLineDocument]
+    hold_expires_at: Timestamp = Field(description="until when the stock is held unpaid")
+    created_at: Timestamp
+    payments: list[PaymentDocument]
+    customer_token: str | None = Field(
+        None,
+        description="only for a new guest: the bearer token of this customer, shown once",
+    )
+
+
+class StockMovementRequest(Request):
+    """Stock that came in (receive) or was counted differently (adjust)."""
+
+    variant_id: UUID
+    kind: Literal["receive", "adjust"]
+    quantity: int = Field(ge=-(10**9), le=10**9, strict=True)
+    reason: str = Field(min_length=1, max_length=200)
+
+
+class UpstreamDocument(Document):
+    name: str
+    state: Literal["closed", "open", "half_open"]
+    failed_in_window: int
+
+
+class UpstreamListDocument(Document):
+    items: list[UpstreamDocument]
+
+
+class FieldProblem(Document):
+    field: str = Field(description="JSON Pointer into the body, or name of a parameter or header")
+    detail: str
+
+
+class ProblemDocument(Document):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str | None = None
+    errors: list[FieldProblem] | None = None
+    request_id: str | None = None

@@ -1,0 +1,36 @@
+"""The ledger: transfers between accounts, append-only, balanced by construction."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from services.data.db import Transaction
+
+PROVIDER_CLEARING: Final = "provider_clearing"
+SALES: Final = "sales"
+
+
+class Transfer(NamedTuple):
+    """amount_minor > 0 goes from the credit account to the debit account, once for its cause."""
+
+    debit_account: str
+    credit_account: str
+    amount_minor: int
+    currency: str
+    cause: str
+    cause_id: UUID
+
+
+INSERT_TRANSFERS = """
+    insert into ledger_transfers
+        (debit_account, credit_account, amount_minor, currency, cause, cause_id)
+    select * from unnest(
+        $1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::uuid[])
+"""
+
+
+async def insert_transfers(tx: Transaction, transfers: list[Transfer]) -> None:
+    """Book transfers; one that was booked before breaks ledger_transfers_cause_key."""
+    columns = [list(column) for column in zip(*transfers, strict=True)]
+    await tx.execute(INSERT_TRANSFERS, *columns)

@@ -1,0 +1,73 @@
+"""The data tier opened: the database with its watch, Valkey, and the tag stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from services.data import valkey as valkey_connection
+from services.data.db import Database, Pool, Primary, Replica
+from services.data.standbys import Watch
+from services.data.tags import TagSubscriber
+from services.settings import DatabaseSettings
+from services.upstream import Upstream
+
+
+@dataclass(frozen=True)
+class Store:
+    """What the data tier's functions take as their first argument is one of these."""
+
+    database: Database
+    valkey: Redis
+    valkey_upstream: Upstream
+    tags: TagSubscriber
+
+
+@asynccontextmanager
+async def open_store(settings: DatabaseSettings) -> AsyncIterator[Store]:
+    """Open everything without waiting for any of it: a process starts while a dependency is down."""
+    database = _database(settings)
+    timeout_s = settings.cache_timeout_ms / 1000
+    valkey = valkey_connection.connect(settings, timeout_s=timeout_s)
+    # A subscriber waits in silence by design; its reads are bounded by get_message's own timeout.
+    listening = valkey_connection.connect(settings, timeout_s=5.0)
+    tags = TagSubscriber(listening)
+    tasks = [asyncio.create_task(Watch(database).run()), asyncio.create_task(tags.run())]
+    try:
+        yield Store(database, valkey, valkey_connection.upstream(settings), tags)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await database.close()
+        await valkey.aclose()
+        await listening.aclose()
+
+
+def _database(settings: DatabaseSettings) -> Database:
+    primary = Pool(
+        "primary",
+        settings.primary_dsn,
+        password=settings.app_password.get_secret_value(),
+        size=settings.primary_pool_size,
+        statement_timeout_ms=settings.statement_timeout_ms,
+    )
+    standbys = [
+        Pool(
+            f"standby-{number}",
+            dsn,
+            password=settings.read_password.get_secret_value(),
+            size=settings.standby_pool_size,
+            statement_timeout_ms=settings.statement_timeout_ms,
+        )
+        for number, dsn in enumerate(settings.standby_dsns, start=1)
+    ]
+    return Database(
+        Primary(primary),
+        [Replica(pool) for pool in standbys],
+        lag_limit_ms=settings.standby_lag_limit_ms,
+    )
