@@ -1,0 +1,61 @@
+"""`tercet access`: uvicorn with the protocol and application of this package."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from typing import Final
+
+import uvicorn
+
+from services.access.app import Application
+from services.access.protocol import AccessProtocol
+from services.settings import AccessSettings
+from services.telemetry import configure_logging, mark_ready
+
+# A stop takes at most 3 s: 0.1 s of uvicorn's, 1 s for answers, 1 s for payments in forward.py.
+GRACE_S: Final = 1
+BACKLOG: Final = 4096  # connections the kernel holds for us in a burst; capped by somaxconn
+
+
+def serve(settings: AccessSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then let what is in flight end; blocks."""
+    configure_logging("access", settings)
+    # uvicorn raises the signal again once it has stopped: a stop that was asked for is no failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    AccessServer(config_of(settings)).run()
+
+
+class AccessServer(uvicorn.Server):
+    """uvicorn's server, which says that it is ready once it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            mark_ready()
+
+
+def config_of(settings: AccessSettings) -> uvicorn.Config:
+    """uvicorn's settings. HTTP/2 and TLS are left to what stands in front."""
+    protocol = AccessProtocol.limited_to(
+        body_limit_bytes=settings.body_limit_bytes,
+        timeout_s=settings.access_timeout_ms / 1000,
+    )
+    return uvicorn.Config(
+        Application(settings),
+        host=settings.access_host,
+        port=settings.access_port,
+        loop="uvloop",
+        http=protocol,
+        ws="none",
+        interface="asgi3",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # who a client is behind a proxy is decided in forward.py
+        backlog=BACKLOG,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=GRACE_S,
+    )

@@ -1,0 +1,142 @@
+"""What goes over a connection: a request as bytes, an answer as values, and how it can fail."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import AsyncIterable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+Headers = list[tuple[bytes, bytes]]
+Body = bytes | AsyncIterable[bytes]
+
+TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")  # RFC 9110 5.6.2
+TARGET: Final = re.compile(rb"[\x21-\x7e]+")  # no space or control can end the request line early
+CONTROLS: Final = bytes(n for n in range(32) if n != 9) + b"\x7f"  # RFC 9110 5.5: none but tab
+# These decide where a message ends, so only this module writes them.
+FRAMING: Final = frozenset(
+    (
+        *(b"content-length", b"transfer-encoding", b"connection", b"keep-alive"),
+        *(b"proxy-connection", b"upgrade", b"te", b"trailer", b"expect"),
+    )
+)
+
+
+class ExchangeError(Exception):
+    """A request without an answer. Its subclasses say whether it may have been carried out."""
+
+
+class NotSent(ExchangeError):
+    """Not one byte reached the server: the request has certainly not been carried out."""
+
+
+class UnsafeRequest(NotSent, ValueError):
+    """A part of the request would be read as something else on the wire: CR, LF, NUL, framing."""
+
+
+class ConnectFailed(NotSent):
+    """Nobody listens, the name is unknown, or the TLS handshake failed."""
+
+
+class ConnectTimedOut(NotSent):
+    """The connection was not made in time."""
+
+
+class PoolTimedOut(NotSent):
+    """No connection of the pool became free in time."""
+
+
+class PoolClosed(NotSent):
+    """The pool was closed before the request got a connection."""
+
+
+class Unknown(ExchangeError):
+    """Something was sent and no answer came that can be believed: it may have been carried out."""
+
+
+class SendTimedOut(Unknown):
+    """The server stopped reading the request."""
+
+
+class AnswerTimedOut(Unknown):
+    """The answer did not come, or did not go on, in time."""
+
+
+class ConnectionLost(Unknown):
+    """The connection ended before the answer did."""
+
+
+class BadAnswer(Unknown):
+    """What came is not HTTP/1.1, or is longer than allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """The longest single waits, in seconds; the request's deadline holds beside them."""
+
+    connect_s: float = 1.0  # three tries of a lost SYN take longer; a tier next door needs none
+    pool_s: float = math.inf
+    write_s: float = math.inf
+    first_byte_s: float = math.inf
+    between_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLimits:
+    """What an answer may cost."""
+
+    head_bytes: int = 65_536
+    body_bytes: int = 8_388_608
+
+
+class Response:
+    """A whole answer: status, headers with lower-case names, body."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, by its lower-case name."""
+        return next((value for key, value in self.headers if key == name), None)
+
+
+_names: set[bytes] = set()  # header names found good; bounded, so that no caller can grow it
+
+
+def render_head(
+    method: bytes,
+    target: bytes,
+    headers: Iterable[tuple[bytes, bytes]],
+    framing: tuple[bytes, ...],
+) -> bytes:
+    """The request line and header section, or UnsafeRequest.
+
+    framing: whole header lines that this module's caller vouches for. No value can start a new
+    line: the control characters in the result must be exactly the line ends written here.
+    """
+    if TOKEN.fullmatch(method) is None or TARGET.fullmatch(target) is None:
+        raise UnsafeRequest("the method or target has characters that can not be sent")
+    lines = [method + b" " + target + b" HTTP/1.1", *framing]
+    for name, value in headers:
+        if name not in _names:
+            _check_name(name)
+        lines.append(name + b": " + value)
+    lines += (b"", b"")
+    head = b"\r\n".join(lines)
+    if len(head) - len(head.translate(None, CONTROLS)) != 2 * (len(lines) - 1):
+        raise UnsafeRequest("a header value has control characters")
+    return head
+
+
+def _check_name(name: bytes) -> None:
+    if TOKEN.fullmatch(name) is None:
+        raise UnsafeRequest("a header name has characters that can not be sent")
+    if name.lower() in FRAMING:
+        raise UnsafeRequest(f"{name.decode()} is written by the connection itself")
+    if len(_names) < 1024:
+        _names.add(name)
