@@ -1,0 +1,51 @@
+"""Loopback addresses of the parts, and what is asked of them to see whether they are ready."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import Any, Final
+
+LOOPBACK: Final = "127.0.0.1"
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
+    """The preferred port (that of the last run) where it is free, else one that is."""
+    if preferred and is_free(host, preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+async def get(host: str, port: int, path: str, timeout_s: float = 1.0) -> tuple[int, bytes]:
+    """GET over a connection of its own: status and body. Enough for a part on this machine."""
+    async with asyncio.timeout(timeout_s):
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            request = f"GET {path} HTTP/1.1\r\nhost: {host}:{port}\r\nconnection: close\r\n\r\n"
+            writer.write(request.encode())
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            return int(head.split(b" ", 2)[1]), body
+        finally:
+            writer.close()
+
+
+async def get_json(host: str, port: int, path: str, timeout_s: float = 5.0) -> Any:
+    """GET a JSON document, or raise ConnectionError for any status but 200."""
+    status, body = await get(host, port, path, timeout_s)
+    if status != 200:
+        raise ConnectionError(f"{path} answered {status}")
+    return json.loads(body)

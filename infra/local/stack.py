@@ -1,0 +1,257 @@
+"""The whole local stack: which parts there are, where they listen, what they are told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from infra.local.addresses import LOOPBACK, free_port
+from infra.local.folder import DataFolder
+from infra.local.parts import External, Part
+from infra.local.postgres import Bootstrap, Primary, Standby
+from infra.local.servers import Servers, find_servers
+from infra.local.tiers import Catalog, Migrate, Tier
+from infra.local.valkey import Valkey
+from infra.process import WORKERS
+
+PROJECT: Final = Path(__file__).resolve().parents[2]
+ADDRESS_VARIABLES: Final = (
+    "TERCET_PRIMARY_DSN",
+    "TERCET_OWNER_DSN",
+    "TERCET_STANDBY_DSNS",
+    "TERCET_VALKEY_URL",
+    "TERCET_PROVIDER_URL",
+    "TERCET_SECRETS_DIR",
+)
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What `tercet up` was asked for."""
+
+    data_dir: Path
+    host: str
+    port: int
+    products: int
+    servers_only: bool = False
+
+
+class Stack:
+    """The parts of one data folder and what they have to know of each other."""
+
+    def __init__(self, options: StackOptions, previous: Mapping[str, Any]) -> None:
+        self.options = options
+        self.folder = DataFolder.at(options.data_dir)
+        self._previous_ports = _ports(previous)
+        self._taken = {options.port}
+        self.parts: list[Part] = []
+        self._add_servers()
+        self._add_tiers()
+
+    @property
+    def url(self) -> str:
+        """Where the shop is, as a client on this machine says it."""
+        host = {"0.0.0.0": LOOPBACK, "::": "[::1]"}.get(  # noqa: S104  # only read here
+            self.options.host, self.options.host
+        )
+        return f"http://{host}:{self.options.port}"
+
+    def part(self, name: str) -> Part:
+        """The part of that name."""
+        return next(part for part in self.parts if part.name == name)
+
+    def variables(self) -> dict[str, str]:
+        """The TERCET_… variables that name this stack's addresses; no secret is among them."""
+        given = {name: os.environ[name] for name in ADDRESS_VARIABLES if os.environ.get(name)}
+        made = {"TERCET_SECRETS_DIR": str(self.folder.secrets)}
+        for part in self.parts:
+            if isinstance(part, Primary):
+                made["TERCET_PRIMARY_DSN"] = _dsn("tercet_app", part.port)
+                made["TERCET_OWNER_DSN"] = _dsn("tercet_owner", part.port)
+            elif isinstance(part, Standby):
+                made["TERCET_STANDBY_DSNS"] = _dsn("tercet_read", part.port)
+            elif isinstance(part, Valkey):
+                made["TERCET_VALKEY_URL"] = f"redis://{part.address}/0"
+            elif part.name in ("provider", "business") and not isinstance(part, External):
+                made[f"TERCET_{part.name.upper()}_URL"] = f"http://{part.address}"
+        variables = {**made, **given, "TERCET_SECRETS_DIR": made["TERCET_SECRETS_DIR"]}
+        if "TERCET_OWNER_DSN" not in variables:
+            variables["TERCET_OWNER_DSN"] = _as_user(
+                variables["TERCET_PRIMARY_DSN"], "tercet_owner"
+            )
+        return variables
+
+    def environment(self) -> dict[str, str]:
+        """The whole environment of a process of this stack."""
+        paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        listen = {
+            f"TERCET_{part.name.upper()}_{key}": value
+            for part in self.parts
+            if isinstance(part, Tier) and part.port
+            for key, value in (("HOST", part.host), ("PORT", str(part.port)))
+        }
+        return {
+            **os.environ,
+            **self.variables(),
+            **listen,
+            "TERCET_PROVIDER_DATA": str(self.folder.provider / "provider.sqlite3"),
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
+
+    def _add_servers(self) -> None:
+        servers = self._find_servers()
+        if servers is None or os.environ.get("TERCET_PRIMARY_DSN"):
+            self._add_external("primary", "TERCET_PRIMARY_DSN")
+            self._add_external("standby", "TERCET_STANDBY_DSNS")
+        else:
+            primary = Primary(
+                "primary", folder=self.folder, servers=servers, port=self._port("primary")
+            )
+            self.parts += [
+                primary,
+                Bootstrap("bootstrap", ("primary",), is_task=True, primary=primary),
+            ]
+            if os.environ.get("TERCET_STANDBY_DSNS"):
+                self._add_external("standby", "TERCET_STANDBY_DSNS")
+            else:
+                # After the roles: it connects as one of them.
+                self.parts.append(
+                    Standby(
+                        "standby",
+                        ("bootstrap", "primary"),
+                        folder=self.folder,
+                        servers=servers,
+                        port=self._port("standby"),
+                        primary=primary,
+                    )
+                )
+        if servers is None or os.environ.get("TERCET_VALKEY_URL"):
+            self._add_external("valkey", "TERCET_VALKEY_URL")
+        else:
+            port = self._port("valkey")
+            self.parts.append(Valkey("valkey", folder=self.folder, servers=servers, port=port))
+
+    def _add_tiers(self) -> None:
+        names = {part.name for part in self.parts}
+        database = ("bootstrap",) if "bootstrap" in names else ()
+        servers = tuple(names & {"primary", "standby", "valkey"})
+        self.parts.append(
+            Migrate(
+                "migrate",
+                database,
+                is_task=True,
+                arguments=("migrate",),
+                variables=self.environment,
+                folder=self.folder,
+            )
+        )
+        if self.options.servers_only:
+            return
+        self.parts.append(
+            Catalog(
+                "catalog",
+                ("migrate",),
+                is_task=True,
+                arguments=(),
+                variables=self.environment,
+                folder=self.folder,
+                products=self.options.products,
+            )
+        )
+        if os.environ.get("TERCET_PROVIDER_URL"):
+            self._add_external("provider", "TERCET_PROVIDER_URL")
+        else:
+            self._add_tier("provider", ready_path="/live")
+        uses = (*servers, "provider")
+        self._add_tier("business", needs=("migrate",), uses=uses)
+        for name in WORKERS:
+            self._add_worker(name, uses)
+        self._add_tier("access", uses=("business",))
+
+    def _add_tier(
+        self,
+        name: str,
+        *,
+        needs: tuple[str, ...] = (),
+        uses: tuple[str, ...] = (),
+        ready_path: str = "/ready",
+    ) -> None:
+        public = name == "access"
+        self.parts.append(
+            Tier(
+                name,
+                needs,
+                uses,
+                arguments=(name,),
+                variables=self.environment,
+                host=self.options.host if public else LOOPBACK,
+                port=self.options.port if public else self._port(name),
+                ready_path=ready_path,
+            )
+        )
+
+    def _add_worker(self, name: str, uses: tuple[str, ...]) -> None:
+        self.parts.append(
+            Tier(
+                f"worker-{name}",
+                ("migrate",),
+                uses,
+                arguments=("worker", name),
+                variables=self.environment,
+                ready_file=self.folder.run / f"worker-{name}.ready",
+            )
+        )
+
+    def _add_external(self, name: str, variable: str) -> None:
+        given = os.environ.get(variable)
+        if given:
+            self.parts.append(External(name, address=_without_password(given)))
+
+    def _find_servers(self) -> Servers | None:
+        if os.environ.get("TERCET_PRIMARY_DSN") and os.environ.get("TERCET_VALKEY_URL"):
+            return None  # neither wheel is needed then
+        return find_servers(self.folder.root)
+
+    def _port(self, name: str) -> int:
+        """A free port for a part, the one of the last run if it can be had."""
+        port = free_port(self._previous_ports.get(name, 0))
+        while port in self._taken:
+            port = free_port()
+        self._taken.add(port)
+        return port
+
+
+def environment_of(data_dir: Path) -> dict[str, str]:
+    """The TERCET_… variables by which a command reaches the stack that runs on `data_dir`.
+
+    Raises NotRunningError where none does.
+    """
+    variables = DataFolder.at(data_dir).running_state().get("environment", {})
+    return {str(name): str(value) for name, value in variables.items()}
+
+
+def _ports(state: Mapping[str, Any]) -> dict[str, int]:
+    ports = {}
+    for part in state.get("parts", []):
+        _, _, port = str(part.get("address", "")).rpartition(":")
+        if port.isdigit() and part.get("state") != "external":
+            ports[str(part["name"])] = int(port)
+    return ports
+
+
+def _dsn(user: str, port: int) -> str:
+    return f"postgresql://{user}@{LOOPBACK}:{port}/tercet"
+
+
+def _as_user(dsn: str, user: str) -> str:
+    parts = urlsplit(dsn)
+    _, _, place = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}@{place}"))
+
+
+def _without_password(address: str) -> str:
+    return urlsplit(address).netloc.rpartition("@")[2] or address

@@ -1,0 +1,165 @@
+"""What `tercet up` shows: a live table on a terminal, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+    from rich.table import Table
+
+MIB: Final = 1024 * 1024
+COLOURS: Final = {
+    "running": "green",
+    "done": "green",
+    "external": "cyan",
+    "failed": "red",
+    "restarting": "red",
+    "not answering": "red",
+}
+
+
+def plain_line(part: Mapping[str, Any]) -> str:
+    """One part as one line: name, state, and what is known of pid, address and restarts."""
+    words = [f"{part['name']:<16} {part['state']:<13}"]
+    if part.get("pid"):
+        words.append(f"pid {part['pid']}")
+    if part.get("address"):
+        words.append(str(part["address"]))
+    if part.get("memory_bytes"):
+        words.append(f"{part['memory_bytes'] / MIB:.0f} MiB")
+    if part.get("restarts"):
+        words.append(f"{part['restarts']} restarts, last {part['last_exit']}")
+    if part.get("detail"):
+        words.append(f"({part['detail']})")
+    return "  ".join(words).rstrip()
+
+
+def table(parts: Sequence[Mapping[str, Any]], title: str = "") -> Table:
+    """All parts as a table."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    result = Table(
+        title=title or None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+    )
+    for name in ("part", "state", "pid", "address", "memory", "restarts", ""):
+        result.add_column(
+            name, justify="right" if name in ("pid", "memory", "restarts") else "left"
+        )
+    total = 0
+    for part in parts:
+        memory = int(part.get("memory_bytes") or 0)
+        total += memory
+        restarts = int(part.get("restarts") or 0)
+        note = str(part.get("detail") or "")
+        if restarts and part["state"] == "running":
+            note = f"{note}  last: {part['last_exit']}".strip()
+        result.add_row(
+            str(part["name"]),
+            Text(str(part["state"]), style=COLOURS.get(str(part["state"]), "yellow")),
+            str(part.get("pid") or ""),
+            str(part.get("address") or ""),
+            f"{memory / MIB:.0f} MiB" if memory else "",
+            str(restarts or ""),
+            Text(note, style="dim", overflow="ellipsis", no_wrap=True),
+        )
+    if total:
+        result.add_section()
+        result.add_row("", "", "", "", f"{total / MIB:.0f} MiB", "", "")
+    return result
+
+
+class Terminal:
+    """Shows how the stack is to whoever started it."""
+
+    def __init__(self, started: float, parts: Callable[[], list[dict[str, Any]]]) -> None:
+        self._started = started
+        self._parts = parts
+        self._shown: dict[str, tuple[Any, ...]] = {}
+        self._farewell: RenderableType = ""
+        self._live: Live | None = None
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            # Refreshed by us: a thread of rich's own would fork with us.
+            self._live = Live(auto_refresh=False, transient=False)
+            self._live.start()
+
+    def update(self) -> None:
+        """Show what is new."""
+        parts = self._parts()
+        if self._live is not None:
+            from rich.console import Group
+
+            self._live.update(Group(table(parts), self._farewell), refresh=True)
+            return
+        for part in parts:
+            key = (part["state"], part["pid"], part["detail"] if _tells(part) else "")
+            if self._shown.get(part["name"]) != key and part["state"] != "waiting":
+                self._shown[part["name"]] = key
+                self.say(f"{time.monotonic() - self._started:6.2f} s  {plain_line(part)}")
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the table where there is one."""
+        if self._live is not None:
+            self._live.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(text, flush=True)
+
+    def greet(self, text: str) -> None:
+        """The address and the lines to try: kept in sight, and easy to copy whole."""
+        self.say(text)
+
+    def close(self) -> None:
+        """Leave the last table where it is."""
+        if self._live is not None:
+            self._live.stop()
+
+
+def _tells(part: Mapping[str, Any]) -> bool:
+    """Whether the detail of a part is news, not a figure that changes all the time."""
+    return part["state"] not in ("running", "not answering")
+
+
+def greeting(url: str, log_folder: Path, product: Mapping[str, str] | None) -> str:
+    """The address of the shop and three lines to try, for bash and sh."""
+    lines = [f"Tercet is up: {url}   (logs: {log_folder}; Ctrl-C or `tercet down` stops it)"]
+    if product is None:
+        lines.append(
+            "There are no products yet: tercet catalog import FILE, or tercet catalog generate"
+        )
+        return "\n".join(lines)
+    key = '-H "idempotency-key: try-$(date +%s)-$$"'
+    body = '{"lines":[{"variant_id":"' + product["variant_id"] + '","quantity":1}]}'
+    order = f"curl -s {url}/orders -H 'content-type: application/json' {key} -d '{body}'"
+
+    def taken(name: str) -> str:
+        return f'$(printf %s "$order" | sed \'s/.*"{name}": *"\\([^"]*\\)".*/\\1/\')'
+
+    pay = (
+        f'order=$({order}); curl -s "{url}/orders/{taken("order_id")}/payments" '
+        f'-H "authorization: Bearer {taken("customer_token")}" '
+        f"-H 'content-type: application/json' {key} -d '" + '{"payment_method":"tok_approve"}' + "'"
+    )
+    lines += [
+        "",
+        "a product page:",
+        f"  curl -s {url}/products/{product['slug']}",
+        "a list:",
+        f"  curl -s '{url}/products?q={product['word']}&sort=price'",
+        "order and pay:",
+        f"  {pay}",
+        "",
+    ]
+    return "\n".join(lines)

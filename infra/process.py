@@ -1,0 +1,60 @@
+"""One process of Tercet, run until it is told to stop: `python -m infra.process business`.
+
+The same as `tercet business`, without the command line's own imports: 0.1 s and 10 MB each.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from services.settings import SettingsError, load
+
+EXIT_BAD_SETTINGS: Final = 78  # EX_CONFIG of sysexits.h
+WORKERS: Final = ("outbox", "reconcile", "expiry")
+
+
+def run(kind: str, worker: str = "") -> int:
+    """Run access, business, provider, a worker or the migrations; returns the exit code."""
+    try:
+        _serve(kind, worker)
+    except SettingsError as error:
+        print(f"the settings can not be used:\n{error}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    return 0
+
+
+def _serve(kind: str, worker: str) -> None:
+    if kind == "access":
+        from services.access.server import serve as serve_access
+
+        from services.settings import AccessSettings
+
+        serve_access(load(AccessSettings))
+    elif kind == "business":
+        from services.business.server import serve as serve_business
+
+        from services.settings import BusinessSettings
+
+        serve_business(load(BusinessSettings))
+    elif kind == "worker":
+        from services.business.workers import serve as serve_worker
+
+        from services.settings import WorkerSettings
+
+        serve_worker(worker, load(WorkerSettings))
+    elif kind == "provider":
+        from services.business.providers.sandbox import serve as serve_provider
+        from services.settings import ProviderSettings
+
+        serve_provider(load(ProviderSettings))
+    elif kind == "migrate":
+        from migrations.run import upgrade
+
+        upgrade()
+    else:
+        raise ValueError(f"no such process: {kind}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(*sys.argv[1:]))
