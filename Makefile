@@ -1,0 +1,49 @@
+# Everything here works without git, with an empty HOME, and with make 3.81 or newer.
+# Another interpreter: make up PYTHON=/usr/bin/python3.13    More options: make up ARGS="--port 8090"
+
+PYTHON =
+ARGS =
+RUN = .venv/bin/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up down status doctor test check faults load lock
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+
+setup: ## install what the lock file names into .venv (a no-op when nothing changed)
+	@PYTHON="$(PYTHON)" sh infra/local/setup.sh
+
+up: setup ## start the whole stack; Ctrl-C stops it (ARGS="--port 8090 --products 1000 --detach")
+	@exec $(RUN) infra.cli up $(ARGS)
+
+down: setup ## stop the stack; its data stays in .tercet
+	@exec $(RUN) infra.cli down $(ARGS)
+
+status: setup ## show each part: state, pid, address, memory
+	@exec $(RUN) infra.cli status $(ARGS)
+
+doctor: setup ## say what is missing or wrong on this machine
+	@exec $(RUN) infra.cli doctor $(ARGS)
+
+check: setup ## lint, format, types, import rules and security rules
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	.venv/bin/lint-imports --no-cache
+	$(RUN) bandit --quiet --recursive --configfile pyproject.toml services infra migrations loadtests
+
+test: check ## all of that, then every test on the embedded stack, with coverage
+	$(RUN) coverage erase
+	$(RUN) coverage run -m pytest $(ARGS)
+	$(RUN) coverage combine --quiet
+	$(RUN) coverage report
+
+faults: setup ## the long forms of the fault experiments
+	$(RUN) pytest -m faults $(ARGS)
+
+load: setup ## load a running stack: QPS, percentiles, errors, memory and CPU of each part
+	@exec $(RUN) loadtests.load $(ARGS)
+
+lock: ## choose all versions anew from pyproject.toml and write requirements.lock
+	@PYTHON="$(PYTHON)" sh infra/local/setup.sh lock
