@@ -22,6 +22,7 @@ from services.exchange import (
     Headers,
     Patience,
     Response,
+    SendingLost,
     SendTimedOut,
     UnsafeRequest,
 )
@@ -274,8 +275,11 @@ class Connection(asyncio.Protocol):
             self._keep = False
             self._finish()
             return
-        reason = f"the connection ended: {exc}" if exc else "the server closed the connection"
-        self.drop(ConnectionLost(reason))
+        sending = self._answer is not None and not self._sent
+        kind = SendingLost if sending else ConnectionLost
+        error = kind(f"the connection ended: {exc}" if exc else "the server closed the connection")
+        error.__cause__ = exc
+        self.drop(error)
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
@@ -304,7 +308,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._done:
-            self._surplus = True
+            raise BadAnswer("more than one answer")  # stops the parser; the first one holds
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value) + 4
@@ -344,14 +348,14 @@ class Connection(asyncio.Protocol):
             self._surplus = True
             return
         self._body_bytes += len(data)
+        if self._body_bytes > self._limits.body_bytes:
+            raise BadAnswer("the body is too long")
         if self._stream is not None:
             if not self._stream._feed(data) and not self._paused:
                 self._paused = True
                 self._transport.pause_reading()
                 self._expect_within(math.inf)  # the caller is the slow one now
             return
-        if self._body_bytes > self._limits.body_bytes:
-            raise BadAnswer("the body is too long")
         self._chunks.append(data)
 
     def on_message_complete(self) -> None:

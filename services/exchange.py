@@ -64,7 +64,11 @@ class AnswerTimedOut(Unknown):
 
 
 class ConnectionLost(Unknown):
-    """The connection ended before the answer did."""
+    """The connection ended before the answer did; its cause is the system's error, if any."""
+
+
+class SendingLost(ConnectionLost):
+    """The connection ended before the whole request was sent."""
 
 
 class BadAnswer(Unknown):
@@ -84,7 +88,7 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class AnswerLimits:
-    """What an answer may cost."""
+    """What an answer may cost; a body that is streamed counts as one that is collected."""
 
     head_bytes: int = 65_536
     body_bytes: int = 8_388_608

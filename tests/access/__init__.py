@@ -1,0 +1,1 @@
+"""Access and the shared HTTP client, over real sockets."""
