@@ -133,6 +133,8 @@ comment on column variants.variant_key is
 comment on column variants.retired_at is
     'when an import no longer held it: kept for the orders that name it, not for sale';
 
+create index variants_sku_idx on variants (sku) where sku <> '';
+
 create table product_ratings (
     product_id uuid not null,
     rating_count integer not null,
@@ -417,6 +419,7 @@ create table outbox (
     aggregate_id text not null,
     payload jsonb not null default '{}',
     created_at timestamptz not null default now(),
+    claimed_until timestamptz,
     published_at timestamptz,
     constraint outbox_pkey primary key (outbox_id),
     constraint outbox_kind_known check (kind in ('tag', 'event'))
@@ -427,6 +430,9 @@ comment on table outbox is
 
 comment on column outbox.kind is
     'tag: pages that carry it are old (name is the tag); event: something happened (name says what)';
+
+comment on column outbox.claimed_until is
+    'until when a relay is publishing it; one that died leaves it to the next';
 
 create index outbox_unpublished_idx on outbox (outbox_id) where published_at is null;
 

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 
 from services.data.catalog_rows import Product
+from services.data.pages import PRODUCTS_TAG, category_tag
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -21,7 +22,7 @@ LOAD_LOCK: Final = 7_203_114  # any number that nothing else locks: one load at 
 CONNECT_TIMEOUT_S: Final = 10
 
 # From here on it is faster to build the indexes once at the end than to keep them up to date.
-BULK_PRODUCTS: Final = 20_000
+BULK_PRODUCTS: Final = 5000
 
 STAGING: Final = """
 create temporary table staged_products (
@@ -338,7 +339,7 @@ async def load_chunk(connection: Connection, products: Sequence[Product], reason
 
 async def tag_lists(connection: Connection, categories: set[str]) -> None:
     """Mark every list as old that shows a product of these categories, once a load."""
-    names = ["products", "categories", *(f"category-{slug}" for slug in sorted(categories))]
+    names = [PRODUCTS_TAG, *(category_tag(slug) for slug in sorted(categories))]
     await connection.execute(TAG_LISTS, names)
 
 

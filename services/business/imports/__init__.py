@@ -1,0 +1,1 @@
+"""Catalogs from outside: readers of product files, and the generator."""
