@@ -11,9 +11,13 @@ from redis.asyncio import Redis
 
 from services.data.db import Primary, Transaction
 from services.data.tags import WAKE_CHANNEL
+from services.data.valkey import LOST
+
+__all__ = ["LOST"]
 
 EVENTS_STREAM: Final = "tercet:events"
 EVENTS_KEPT: Final = 100_000  # about a day of orders of a shop that takes one a second
+CLAIM_LEASE: Final = timedelta(seconds=5)  # publishing takes milliseconds, or fails
 PUBLISHED_KEPT: Final = timedelta(hours=1)
 
 
@@ -36,10 +40,17 @@ INSERT_EVENT = """
     insert into outbox (kind, name, aggregate_id, payload) values ('event', $1, $2, $3)
 """
 
-SELECT_UNPUBLISHED = """
-    select outbox_id, kind, name, aggregate_id, payload::text
-    from outbox where published_at is null
-    order by outbox_id limit $1 for update skip locked
+CLAIM_UNPUBLISHED = """
+    with oldest as (
+        select outbox_id from outbox
+        where published_at is null and (claimed_until is null or claimed_until <= now())
+        order by outbox_id limit $1 for update skip locked
+    ), claimed as (
+        update outbox o set claimed_until = now() + $2::interval
+        from oldest where o.outbox_id = oldest.outbox_id
+        returning o.outbox_id, o.kind, o.name, o.aggregate_id, o.payload::text
+    )
+    select * from claimed order by outbox_id
 """
 
 MARK_PUBLISHED = """
@@ -64,8 +75,8 @@ async def insert_event(
 
 
 async def claim_unpublished(tx: Transaction, limit: int) -> list[OutboxRow]:
-    """The oldest rows that no other relay has, locked until the transaction ends."""
-    return [OutboxRow(*row) for row in await tx.fetch(SELECT_UNPUBLISHED, limit)]
+    """The oldest rows that no other relay has; they are the caller's for CLAIM_LEASE."""
+    return [OutboxRow(*row) for row in await tx.fetch(CLAIM_UNPUBLISHED, limit, CLAIM_LEASE)]
 
 
 async def mark_published(tx: Transaction, outbox_ids: list[int]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from services.data import valkey as valkey_connection
-from services.data.db import Database, Pool, Primary, Replica
+from services.data.db import Database, Pool, Primary, Reader, Replica
 from services.data.standbys import Watch
 from services.data.tags import TagSubscriber
 from services.settings import DatabaseSettings
@@ -29,7 +29,7 @@ class Store:
 
 @asynccontextmanager
 async def open_store(settings: DatabaseSettings) -> AsyncIterator[Store]:
-    """Open everything without waiting for any of it: a process starts while a dependency is down."""
+    """Open everything, waiting for nothing: a process starts while a dependency is down."""
     database = _database(settings)
     timeout_s = settings.cache_timeout_ms / 1000
     valkey = valkey_connection.connect(settings, timeout_s=timeout_s)
@@ -71,3 +71,9 @@ def _database(settings: DatabaseSettings) -> Database:
         [Replica(pool) for pool in standbys],
         lag_limit_ms=settings.standby_lag_limit_ms,
     )
+
+
+async def schema_version(reader: Reader) -> str:
+    """The migration the database stands at; raises a Problem while it can not be read."""
+    version: str = await reader.fetchval("select version_num from alembic_version")
+    return version

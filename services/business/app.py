@@ -1,0 +1,203 @@
+"""The application of business: routes, the gate in front of them, and errors as problems."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.business import answers, openapi
+from services.business.endpoints import INTERNAL, PUBLIC, Handler
+from services.business.pictures import svg
+from services.business.shop import Shop, open_shop
+from services.data.store import schema_version
+from services.deadline import DEADLINE_HEADER, Deadline, DeadlineExceeded, current_deadline
+from services.problems import (
+    Forbidden,
+    GatewayTimeout,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    catalogue,
+)
+from services.settings import BusinessSettings
+from services.telemetry import logger, request_id_var
+
+log = logger(__name__)
+
+# Reached without the internal secret: they tell an orchestrator how this process is, no more.
+OPEN_PATHS: Final = frozenset(("/live", "/ready"))
+READY_TIMEOUT_S: Final = 0.5
+DAY_CACHE: Final = "public, max-age=86400, s-maxage=86400"
+PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'"
+
+
+def create_app(settings: BusinessSettings) -> ASGIApp:
+    """Business as an ASGI application; its dependencies are opened by the lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with open_shop(settings) as shop:
+            app.state.shop = shop
+            yield
+
+    app = Starlette(
+        routes=[*_routes(), *_pages(settings)],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _http_error},
+    )
+    return Gate(app, settings)
+
+
+class Gate:
+    """Lets in who shows the internal secret, and bounds each request by its deadline."""
+
+    def __init__(self, app: ASGIApp, settings: BusinessSettings) -> None:
+        self._app = app
+        self._limit_s = settings.request_timeout_ms / 1000
+        secrets = (settings.internal_secret, settings.internal_secret_previous)
+        self._secrets = [s.get_secret_value().encode() for s in secrets if s is not None]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        request_id_var.set(headers.get(b"x-request-id", b"").decode("latin-1"))
+        if scope["path"] not in OPEN_PATHS and not self._knows(headers.get(b"x-internal-secret")):
+            await answers.problem(Forbidden())(scope, receive, send)
+            return
+        value = headers.get(DEADLINE_HEADER.encode())
+        deadline = Deadline.from_header(
+            value.decode("latin-1") if value is not None else None, limit_s=self._limit_s
+        )
+        current_deadline.set(deadline)
+        await self._app(scope, receive, send)
+
+    def _knows(self, shown: bytes | None) -> bool:
+        """Compares with every secret in constant time, so that no timing tells of it."""
+        return shown is not None and any(
+            hmac.compare_digest(shown, secret) for secret in self._secrets
+        )
+
+
+def _routes() -> list[Route]:
+    """One Starlette route a path, so that a wrong method is told all that are allowed."""
+    by_path: dict[str, dict[str, Handler]] = {}
+    for endpoint in (*PUBLIC, *INTERNAL):
+        by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint.handler
+    return [
+        Route(path, _dispatch(handlers), methods=sorted(handlers))
+        for path, handlers in by_path.items()
+    ]
+
+
+def _dispatch(handlers: dict[str, Handler]) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        handler = handlers["GET" if request.method == "HEAD" else request.method]
+        try:
+            return await _within_deadline(handler, request)
+        except Exception as error:
+            named = named_problem(error)
+            if named is None:
+                log.exception("request failed", path=request.url.path, method=request.method)
+            return answers.problem(named or InternalError())
+
+    return endpoint
+
+
+async def _within_deadline(handler: Handler, request: Request) -> Response:
+    """At the deadline the handler is cancelled, and with it the statement it waits for."""
+    deadline = current_deadline.get()
+    shop: Shop = request.app.state.shop
+    async with asyncio.timeout(None if deadline is None else deadline.left_s()):
+        return await handler(shop, request)
+
+
+def named_problem(error: Exception) -> Problem | None:
+    """The problem that an exception stands for; None for a bug."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, (DeadlineExceeded, TimeoutError)):
+        return GatewayTimeout()
+    if isinstance(error, ExceptionGroup):
+        named = [named_problem(inner) for inner in error.exceptions]
+        return next((problem for problem in named if problem is not None), None)
+    return None
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    """What Starlette's router refuses by itself."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return answers.problem(MethodNotAllowed(headers=dict(error.headers or {})))
+    return answers.problem(NotFound())
+
+
+def _pages(settings: BusinessSettings) -> list[Route]:
+    """What is served beside the API: the document, the pages about it, pictures, health."""
+    document = openapi.document_bytes()
+    pages = [
+        Route("/live", _live),
+        Route("/ready", _ready),
+        Route("/openapi.json", _constant(document, "application/json")),
+        Route("/problems/{name}", _show_problem),
+        Route("/pictures/{slug}.svg", _show_picture),
+    ]
+    if settings.docs:
+        html = openapi.docs_page().encode()
+        pages += [
+            Route("/docs", _constant(html, "text/html; charset=utf-8")),
+            Route("/", _to_docs),
+        ]
+    return pages
+
+
+def _constant(body: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(_: Request) -> Response:
+        headers = {"cache-control": "public, max-age=60", "content-security-policy": PAGE_POLICY}
+        return Response(body, media_type=media_type, headers=headers)
+
+    return endpoint
+
+
+async def _to_docs(_: Request) -> Response:
+    return RedirectResponse("/docs", 307)
+
+
+async def _live(_: Request) -> Response:
+    return PlainTextResponse("live\n", headers={"cache-control": "no-store"})
+
+
+async def _ready(request: Request) -> Response:
+    """Ready when something can be read: pages go on without a primary, orders say so."""
+    try:
+        current_deadline.set(Deadline.after(READY_TIMEOUT_S))
+        version = await schema_version(request.app.state.shop.database.reads)
+    except Problem as error:
+        return answers.problem(error)
+    return PlainTextResponse(f"ready, schema {version}\n", headers={"cache-control": "no-store"})
+
+
+async def _show_problem(request: Request) -> Response:
+    name = request.path_params["name"]
+    kinds = {kind.name: kind for kind in catalogue()}
+    if name not in kinds:
+        return answers.problem(NotFound("There is no problem of this name."))
+    headers = {"cache-control": "public, max-age=60", "content-security-policy": PAGE_POLICY}
+    return HTMLResponse(openapi.problem_page(kinds[name]), headers=headers)
+
+
+async def _show_picture(request: Request) -> Response:
+    body = svg(request.path_params["slug"])
+    headers = {"cache-control": DAY_CACHE, "content-security-policy": PAGE_POLICY}
+    return Response(body, media_type="image/svg+xml", headers=headers)

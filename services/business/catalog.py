@@ -1,0 +1,102 @@
+"""The catalog: the product page, put together from its parts, and exact stock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Final, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.business.answers import cached_page, document, render
+from services.business.documents import Part, product_document
+from services.business.schemas import StockDocument, VariantStock
+from services.business.shop import Shop
+from services.data.db import Reader
+from services.data.pages import Page, page, product_tag
+from services.data.products import (
+    ListItem,
+    select_offers,
+    select_product,
+    select_rating,
+    select_related,
+)
+from services.data.stock import StockRow, select_stock
+from services.problems import NotFound
+from services.telemetry import logger
+
+T = TypeVar("T")
+log = logger(__name__)
+
+# The p99 of each part is below 10 ms; a part that needs longer is not worth the page's time.
+OPTIONAL_PART_TIMEOUT_S: Final = 0.25
+# Pages are purged by tag; s-maxage is the last backstop. A stale page beats none for a day.
+PAGE_CACHE_CONTROL: Final = (
+    "public, max-age=0, s-maxage=10, stale-while-revalidate=30, stale-if-error=86400"
+)
+DEGRADED_CACHE_CONTROL: Final = "public, max-age=0, s-maxage=1"
+
+
+async def show_product(shop: Shop, request: Request) -> Response:
+    """GET /products/{slug}: the product page, from process memory, Valkey or its parts."""
+    slug = request.path_params["slug"]
+
+    async def load(reader: Reader) -> tuple[Page, Sequence[str]] | None:
+        found = await gather_product(reader, slug)
+        return (found, found.tags) if found is not None else None
+
+    found = await shop.pages.get(slug, load, keep=lambda loaded: not loaded.degraded)
+    if found is None:
+        raise NotFound(f"There is no product {slug!r}.")
+    cache_control = DEGRADED_CACHE_CONTROL if found.degraded else PAGE_CACHE_CONTROL
+    return cached_page(request, found, cache_control)
+
+
+async def gather_product(reader: Reader, slug: str) -> Page | None:
+    """Fetch the parts of a page at the same time and render it; None without such a product.
+
+    Product and prices are required. Band, rating and related products may be late or broken: they
+    are left out and named in `degraded`.
+    """
+    degraded: list[Part] = []
+
+    async def optional(part: Part, work: Awaitable[T], fallback: T) -> T:
+        try:
+            async with asyncio.timeout(OPTIONAL_PART_TIMEOUT_S):
+                return await work
+        except Exception as error:
+            log.warning("page degraded", part=part, slug=slug, error=repr(error))
+            degraded.append(part)
+            return fallback
+
+    no_stock: list[StockRow] = []
+    no_items: list[ListItem] = []
+    async with asyncio.TaskGroup() as parts:
+        product = parts.create_task(select_product(reader, slug))
+        offers = parts.create_task(select_offers(reader, slug))
+        stock = parts.create_task(optional("band", select_stock(reader, slug), no_stock))
+        rating = parts.create_task(optional("rating", select_rating(reader, slug), None))
+        related = parts.create_task(optional("related", select_related(reader, slug), no_items))
+    found = product.result()
+    if found is None:
+        return None
+    body = product_document(
+        found,
+        offers.result(),
+        stock=stock.result(),
+        rating=rating.result(),
+        related=related.result(),
+        degraded=degraded,
+    )
+    return page(render(body), [product_tag(found.product_id)], degraded=bool(degraded))
+
+
+async def show_stock(shop: Shop, request: Request) -> Response:
+    """GET /products/{slug}/stock: exact, read from a standby that keeps up, held by nobody."""
+    slug = request.path_params["slug"]
+    rows = await select_stock(shop.database.reads, slug)
+    if not rows:
+        raise NotFound(f"There is no product {slug!r}.")
+    variants = [VariantStock.model_validate(row._asdict()) for row in rows]
+    return document(StockDocument(slug=slug, variants=variants))

@@ -1,0 +1,152 @@
+"""The route table, from which both the router and the OpenAPI document are made."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services import problems
+from services.business import catalog, identities, lists, operators, orders, payments, schemas
+from services.business.shop import Shop
+from services.problems import Problem
+
+Handler = Callable[[Shop, Request], Awaitable[Response]]
+Guard = Literal["nobody", "customer", "operator", "optional customer"]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A route. answers: what each status carries; problems: what can go wrong beyond the usual."""
+
+    method: str
+    path: str
+    handler: Handler
+    answers: dict[int, type[BaseModel]]
+    problems: tuple[type[Problem], ...] = ()
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    guard: Guard = "nobody"
+    idempotent: bool = False
+    conditional: bool = False
+
+    @property
+    def summary(self) -> str:
+        """The first line of the handler's docstring, without the address it begins with."""
+        line = (self.handler.__doc__ or "").strip().splitlines()[0]
+        return line.partition(": ")[2] or line
+
+    @property
+    def operation_id(self) -> str:
+        return self.handler.__name__
+
+
+BODY_PROBLEMS: Final = (
+    problems.InvalidJson,
+    problems.InvalidBody,
+    problems.PayloadTooLarge,
+    problems.UnsupportedMediaType,
+)
+KEY_PROBLEMS: Final = (
+    problems.IdempotencyKeyMissing,
+    problems.IdempotencyKeyReused,
+    problems.IdempotencyKeyRunning,
+)
+
+PUBLIC: Final = (
+    Endpoint(
+        "GET",
+        "/products",
+        lists.show_products,
+        {200: schemas.ProductListDocument},
+        (problems.InvalidRequest,),
+        query=schemas.ListQuery,
+        conditional=True,
+    ),
+    Endpoint(
+        "GET",
+        "/products/{slug}",
+        catalog.show_product,
+        {200: schemas.ProductDocument},
+        (problems.NotFound,),
+        conditional=True,
+    ),
+    Endpoint(
+        "GET",
+        "/products/{slug}/stock",
+        catalog.show_stock,
+        {200: schemas.StockDocument},
+        (problems.NotFound,),
+    ),
+    Endpoint(
+        "GET",
+        "/categories",
+        lists.show_categories,
+        {200: schemas.CategoryListDocument},
+        conditional=True,
+    ),
+    Endpoint(
+        "POST",
+        "/orders",
+        orders.create_order,
+        {201: schemas.OrderDocument},
+        (
+            *BODY_PROBLEMS,
+            *KEY_PROBLEMS,
+            problems.UnknownVariant,
+            problems.CurrencyMismatch,
+            problems.OutOfStock,
+        ),
+        body=schemas.OrderRequest,
+        guard="optional customer",
+        idempotent=True,
+    ),
+    Endpoint(
+        "GET",
+        "/orders/{order_id}",
+        orders.show_order,
+        {200: schemas.OrderDocument},
+        (problems.InvalidRequest, problems.NotFound),
+        guard="customer",
+    ),
+    Endpoint(
+        "POST",
+        "/orders/{order_id}/payments",
+        payments.create_payment,
+        {201: schemas.PaymentDocument, 202: schemas.PaymentDocument},
+        (
+            *BODY_PROBLEMS,
+            *KEY_PROBLEMS,
+            problems.InvalidRequest,
+            problems.NotFound,
+            problems.OrderNotPayable,
+        ),
+        body=schemas.PaymentRequest,
+        guard="customer",
+        idempotent=True,
+    ),
+    Endpoint(
+        "GET",
+        "/payments/{payment_id}",
+        payments.show_payment,
+        {200: schemas.PaymentDocument},
+        (problems.InvalidRequest, problems.NotFound),
+        guard="customer",
+    ),
+    Endpoint(
+        "GET",
+        "/operator/upstreams",
+        operators.show_upstreams,
+        {200: schemas.UpstreamListDocument},
+        guard="operator",
+    ),
+)
+
+# Answered to access only; not part of the public document.
+INTERNAL: Final = (
+    Endpoint("GET", "/internal/identities/{token_sha256}", identities.show_identity, {}),
+)

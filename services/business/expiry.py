@@ -1,0 +1,53 @@
+"""Expiry: gives back the stock of orders that were not paid in time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from services.business.shop import Shop
+from services.data import orders
+from services.data.outbox import insert_event
+from services.data.stock import Quantity, release_stock
+from services.problems import Problem
+from services.telemetry import logger, mark_ready
+
+log = logger(__name__)
+
+ROWS: Final = 100
+POLL_S: Final = 0.5
+
+
+async def run_once(shop: Shop) -> int:
+    """Expire the oldest orders that no other worker has; returns how many there were."""
+    async with shop.database.primary.transaction() as tx:
+        keys = await orders.lock_expired_orders(tx, ROWS)
+        released: dict[object, Quantity] = {}
+        for key in keys:
+            for line in await orders.move_holds(tx, key, was="held", becomes="expired"):
+                before = released.get(line.variant_id, Quantity(line.variant_id, 0))
+                quantity = before.quantity + line.quantity
+                released[line.variant_id] = Quantity(line.variant_id, quantity)
+            await orders.update_state(tx, key, "expired")
+            await insert_event(tx, "order_expired", str(key.order_id), {})
+        if released:
+            await release_stock(tx, list(released.values()))
+    if keys:
+        await shop.changed()
+        log.info("orders expired", orders=len(keys))
+    return len(keys)
+
+
+async def run(shop: Shop) -> None:
+    ready = False
+    while True:
+        try:
+            found = await run_once(shop)
+            if not ready:
+                ready = True
+                mark_ready()
+        except Problem as error:
+            log.warning("expiry waits", error=repr(error))
+            found = 0
+        if found < ROWS:
+            await asyncio.sleep(POLL_S)

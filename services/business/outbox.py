@@ -1,0 +1,78 @@
+"""The outbox relay: publishes what transactions have left to be told, tags first of all.
+
+It is woken after commits and looks by itself besides, so that a lost wake-up costs a moment only.
+The position that it sends with tags is read after their rows were seen, hence behind their commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Final
+from uuid import uuid4
+
+from services.business.shop import Shop
+from services.data import outbox
+from services.data.tags import HEARTBEAT_S, TagPublisher
+from services.data.wake import Wake
+from services.problems import Problem
+from services.telemetry import logger, mark_ready
+
+log = logger(__name__)
+
+ROWS: Final = 500  # a message of 500 tags is 25 KB
+POLL_S: Final = 0.1
+TRIM_S: Final = 60.0
+
+
+async def run_once(shop: Shop, publisher: TagPublisher) -> int:
+    """Publish the oldest rows that no other relay has; returns how many there were.
+
+    Claim, publish, mark: a relay that dies in between leaves its claim to run out, and the rows
+    are published again. At least once; never not at all.
+    """
+    primary = shop.database.primary
+    async with primary.transaction() as tx:
+        rows = await outbox.claim_unpublished(tx, ROWS)
+    if not rows:
+        return 0
+    tags = list(dict.fromkeys(row.name for row in rows if row.kind == "tag"))
+    if tags:
+        await publisher.publish(tags, await outbox.position_after(primary))
+    events = [row for row in rows if row.kind == "event"]
+    if events:
+        await outbox.publish_events(shop.store.valkey, events)
+    async with primary.transaction() as tx:
+        await outbox.mark_published(tx, [row.outbox_id for row in rows])
+    return len(rows)
+
+
+async def run(shop: Shop) -> None:
+    """Relay for ever, with a heartbeat whenever there was nothing to say for a while."""
+    publisher = TagPublisher(shop.store.valkey, uuid4().hex)
+    wake = Wake(shop.settings)
+    ready, spoke_at, trimmed_at = False, 0.0, time.monotonic()
+    async with wake.listening():
+        while True:
+            try:
+                published = await run_once(shop, publisher)
+                if published:
+                    spoke_at = time.monotonic()
+                    log.debug("published", rows=published)
+                elif time.monotonic() - spoke_at >= HEARTBEAT_S:
+                    await publisher.publish([], 0)
+                    spoke_at = time.monotonic()
+                if not ready:
+                    ready = True
+                    mark_ready()
+                if time.monotonic() - trimmed_at >= TRIM_S:
+                    trimmed_at = time.monotonic()
+                    await outbox.trim_published(shop.database.primary)
+            except (Problem, *outbox.LOST) as error:
+                log.warning("outbox waits", error=repr(error))
+                await asyncio.sleep(POLL_S)
+                continue
+            if published < ROWS:
+                with contextlib.suppress(TimeoutError):
+                    await wake.wait(POLL_S)

@@ -1,0 +1,70 @@
+"""The port to a payment provider: what it can be asked, and the five ways in which it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from services.deadline import Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeOrder:
+    """What the provider is asked to do. payment_id is its idempotency key: one charge at most."""
+
+    payment_id: UUID
+    amount_minor: int
+    currency: str
+    payment_method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """The money is taken."""
+
+    charge_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The provider says no, for good."""
+
+    decline_code: str
+    charge_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """The provider has it and will decide later."""
+
+    charge_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """It certainly has not happened: trying again is safe, and so is giving up."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """It may have happened: only the provider's own word ends this."""
+
+    reason: str
+
+
+ChargeOutcome = Approved | Declined | Pending | NotSent | Unknown
+
+
+class PaymentProvider(Protocol):
+    """One adapter a provider, in services/business/providers/. Neither method raises."""
+
+    async def charge(self, order: ChargeOrder, deadline: Deadline) -> ChargeOutcome:
+        """Charge once, however often it is called with the same payment_id."""
+        ...
+
+    async def find(self, order: ChargeOrder, deadline: Deadline) -> ChargeOutcome:
+        """What became of an earlier charge. NotSent: the provider has never had it."""
+        ...

@@ -1,0 +1,118 @@
+"""Reading requests: bodies, parameters and headers, or the problem that names what is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from services.problems import (
+    FieldError,
+    IdempotencyKeyMissing,
+    InvalidBody,
+    InvalidJson,
+    InvalidRequest,
+    PayloadTooLarge,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
+
+M = TypeVar("M", bound=BaseModel)
+
+BODY_LIMIT_BYTES: Final = 65_536  # fifty lines of an order are 5 KB
+IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
+UUID_FORM: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
+
+
+async def read_json(request: Request, model: type[M]) -> tuple[M, bytes]:
+    """The body as a model, and its bytes."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.partition("charset=")[2].strip(' "').lower()
+    if media_type.strip().lower() != "application/json" or charset not in ("", "utf-8"):
+        raise UnsupportedMediaType(errors=[{"field": "Content-Type", "detail": "application/json"}])
+    body = await _read_body(request)
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJson(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+    try:
+        return model.model_validate(value, strict=False), body
+    except ValidationError as error:
+        raise InvalidBody(errors=_errors(error, "/")) from None
+
+
+def read_query(request: Request, model: type[M]) -> M:
+    """The query string as a model; a parameter that is given twice or out of range is refused."""
+    values: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in values and name in model.model_fields:
+            raise InvalidRequest(errors=[{"field": name, "detail": "is given more than once"}])
+        values[name] = value
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InvalidRequest(errors=_errors(error, "")) from None
+
+
+def read_id(request: Request, name: str) -> UUID:
+    """An id of the path."""
+    text = request.path_params[name]
+    if not UUID_FORM.match(text):
+        raise InvalidRequest(errors=[{"field": name, "detail": "must be a UUID"}])
+    return UUID(text)
+
+
+def read_customer(request: Request) -> UUID:
+    """The customer that access has verified."""
+    customer_id = find_customer(request)
+    if customer_id is None:
+        raise Unauthenticated
+    return customer_id
+
+
+def find_customer(request: Request) -> UUID | None:
+    value = request.headers.get("x-customer-id")
+    return UUID(value) if value is not None else None
+
+
+def read_idempotency_key(request: Request) -> str:
+    """The Idempotency-Key, with or without the quotes of a structured field string."""
+    value = request.headers.get("idempotency-key", "").strip()
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        value = value[1:-1]
+    if not IDEMPOTENCY_KEY.match(value):
+        detail = "1 to 255 visible ASCII characters" if value else "is missing"
+        raise IdempotencyKeyMissing(errors=[{"field": "Idempotency-Key", "detail": detail}])
+    return value
+
+
+async def _read_body(request: Request) -> bytes:
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > BODY_LIMIT_BYTES:
+            raise PayloadTooLarge(f"more than {BODY_LIMIT_BYTES} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _errors(error: ValidationError, separator: str) -> list[FieldError]:
+    return [
+        {"field": _field(item["loc"], separator), "detail": _detail(item)}
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def _field(location: Iterable[int | str], separator: str) -> str:
+    """A JSON Pointer where the separator is "/", else the parameter's name."""
+    parts = [str(part).replace("~", "~0").replace("/", "~1") for part in location]
+    return separator + separator.join(parts) if separator else parts[0]
+
+
+def _detail(item: Any) -> str:
+    return str(item["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,100 @@
+"""What handlers and workers are given: the opened store, the caches, the provider."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from services.business.provider import PaymentProvider
+from services.business.providers.sandbox_adapter import open_sandbox
+from services.data.cache import Cache
+from services.data.db import Database
+from services.data.outbox import wake_relay
+from services.data.pages import Page
+from services.data.store import Store, open_store
+from services.deadline import Deadline
+from services.settings import BusinessSettings
+from services.upstream import Upstream
+
+T = TypeVar("T")
+
+PAGE_TTL_S: Final = 60.0  # purged by tag long before; this is the backstop in Valkey
+LIST_TTL_S: Final = 10.0  # lists carry coarse tags, so they are allowed to be a little old
+HANDED_OVER_S: Final = 8.0  # a payment begun: the provider's timeout, two transactions, some air
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Every function of business takes this first."""
+
+    settings: BusinessSettings
+    store: Store
+    pages: Cache[Page]
+    lists: Cache[Page]
+    provider: PaymentProvider
+    provider_upstream: Upstream
+    _handed_over: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    @property
+    def database(self) -> Database:
+        return self.store.database
+
+    @property
+    def upstreams(self) -> list[Upstream]:
+        """Every dependency that has limits of its own."""
+        sources = (self.database.primary, *self.database.replicas)
+        pools = [source.pool.upstream for source in sources]
+        return [*pools, self.store.valkey_upstream, self.provider_upstream]
+
+    def hand_over(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run what must be finished even when the request it came from is not there any more."""
+        task = asyncio.create_task(work)
+        self._handed_over.add(task)
+        task.add_done_callback(self._handed_over.discard)
+        return task
+
+    async def finish(self) -> None:
+        """Wait for what was handed over: called when the process stops."""
+        if self._handed_over:
+            await asyncio.wait(self._handed_over, timeout=HANDED_OVER_S)
+
+    async def changed(self) -> None:
+        """Wake the outbox relay after a commit; if that fails, its polling finds the rows."""
+
+        async def wake(_: Deadline) -> None:
+            await wake_relay(self.store.valkey)
+
+        await self.store.valkey_upstream.call(wake, Deadline.after(1.0))
+
+
+@asynccontextmanager
+async def open_shop(settings: BusinessSettings) -> AsyncIterator[Shop]:
+    async with open_store(settings) as store, open_sandbox(settings) as (provider, upstream):
+        shop = Shop(
+            settings,
+            store,
+            pages=_cache(store, "page", version=1, ttl_s=PAGE_TTL_S),
+            lists=_cache(store, "list", version=1, ttl_s=LIST_TTL_S),
+            provider=provider,
+            provider_upstream=upstream,
+        )
+        try:
+            yield shop
+        finally:
+            await shop.finish()
+
+
+def _cache(store: Store, name: str, *, version: int, ttl_s: float) -> Cache[Page]:
+    return Cache(
+        name,
+        Page,
+        version=version,
+        ttl_s=ttl_s,
+        database=store.database,
+        valkey=store.valkey,
+        upstream=store.valkey_upstream,
+        stream=store.tags,
+    )

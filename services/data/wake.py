@@ -1,0 +1,53 @@
+"""Waking the outbox relay: a Valkey channel, because NOTIFY would serialise commits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from services.data import valkey
+from services.data.tags import RECONNECT_S, WAKE_CHANNEL
+from services.settings import DatabaseSettings
+from services.telemetry import logger
+
+log = logger(__name__)
+
+LISTEN_S: Final = 5.0
+
+
+class Wake:
+    """Any number of wake-ups between two looks count as one."""
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._valkey = valkey.connect(settings, timeout_s=2 * LISTEN_S)
+        self._woken = asyncio.Event()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self._valkey.aclose()
+
+    async def wait(self, most_s: float) -> None:
+        """Return once woken; raises TimeoutError after most_s."""
+        async with asyncio.timeout(most_s):
+            await self._woken.wait()
+        self._woken.clear()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with self._valkey.pubsub(ignore_subscribe_messages=True) as channel:
+                    await channel.subscribe(WAKE_CHANNEL)
+                    while True:
+                        if await channel.get_message(timeout=LISTEN_S) is not None:
+                            self._woken.set()
+            except (*valkey.LOST, TimeoutError) as error:
+                log.debug("wake channel lost", error=repr(error))
+            await asyncio.sleep(RECONNECT_S)
