@@ -41,6 +41,7 @@ set client_min_messages = warning;
 create extension if not exists pg_trgm;
 create extension if not exists btree_gist;
 create extension if not exists unaccent;
+create extension if not exists fuzzystrmatch;
 create extension if not exists pg_stat_statements;
 
 revoke all on database tercet from public;

@@ -56,6 +56,7 @@ def create_app(settings: BusinessSettings) -> ASGIApp:
         lifespan=lifespan,
         exception_handlers={HTTPException: _http_error},
     )
+    app.router.redirect_slashes = False  # /products/ is not a page: one address a thing
     return Gate(app, settings)
 
 

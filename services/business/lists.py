@@ -122,7 +122,7 @@ def _cursor_scope(query: ListQuery, sort: Sort) -> str:
 
 
 def _write_cursor(query: ListQuery, sort: Sort, match: Match, last: Hit) -> str:
-    values = [_cursor_scope(query, sort), match, last.sort_value, last.item.product_id]
+    values = [_cursor_scope(query, sort), match, last.sort_value, str(last.item.product_id)]
     return base64.urlsafe_b64encode(orjson.dumps(values)).rstrip(b"=").decode()
 
 

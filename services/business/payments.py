@@ -50,6 +50,7 @@ from services.telemetry import logger
 log = logger(__name__)
 
 FINAL: Final[frozenset[State]] = frozenset(("SUCCESS", "FAILED", "ERRORED"))
+FIRST_CHECK: Final = timedelta(seconds=2)  # a provider that was slow has decided by then
 SETTLE_TIMEOUT_S: Final = 2.0
 ANSWER_MARGIN_S: Final = 0.1  # what is left to render an answer before the request's deadline
 
@@ -157,7 +158,13 @@ async def settle(shop: Shop, payment: Payment, outcome: ChargeOutcome) -> Paymen
             _say_if_contradicted(current, state)
             return current
         settled = await payments.update_payment(
-            tx, current, state, charge_id=charge_id, decline_code=decline_code, detail=detail
+            tx,
+            current,
+            state,
+            charge_id=charge_id,
+            decline_code=decline_code,
+            detail=detail,
+            first_wait=FIRST_CHECK,
         )
         if state == "SUCCESS":
             sold = await orders.move_holds(tx, order_key, was="paying", becomes="sold")

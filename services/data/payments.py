@@ -60,7 +60,8 @@ SELECT_PAYMENTS_OF_ORDER = """
 
 UPDATE_PAYMENT = """
     update payments set state = $3, charge_id = coalesce($4, charge_id), decline_code = $5,
-        detail = $6, updated_at = now()
+        detail = $6, updated_at = now(),
+        next_check_at = case when state = 'INIT' then now() + $7::interval else next_check_at end
     where customer_id = $1 and payment_id = $2
     returning customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
         charge_id, decline_code, detail, check_count, created_at, updated_at
@@ -138,7 +139,9 @@ async def update_payment(
     charge_id: str | None,
     decline_code: str | None,
     detail: str,
+    first_wait: timedelta,
 ) -> Payment:
+    """Book a state. first_wait: when to ask the provider, if its first answer settles nothing."""
     row = await tx.fetchrow(
         UPDATE_PAYMENT,
         payment.customer_id,
@@ -147,6 +150,7 @@ async def update_payment(
         charge_id,
         decline_code,
         detail,
+        first_wait,
     )
     return _payment(row)
 

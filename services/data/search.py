@@ -65,9 +65,16 @@ MATCHES: Final[dict[Match, tuple[str, str]]] = {
         "p.search_vector @@ websearch_to_tsquery('english', $1)",
         "round(ts_rank_cd(p.search_vector, websearch_to_tsquery('english', $1))::numeric, 6)",
     ),
+    # Trigrams find the candidates by index; of them, those rank first whose words are the fewest
+    # changed letters away: "shrit" shares as many trigrams with "shakra" as with "shirt".
     "similar": (
         "$1 <% p.title",
-        "round(word_similarity($1, p.title)::numeric, 6)",
+        """(select round(avg(best), 6) from (
+            select max(1 - levenshtein(left(wanted, 50), left(word, 50))::numeric
+                / greatest(length(wanted), length(word))) as best
+            from regexp_split_to_table(lower($1), '\\W+') wanted,
+                regexp_split_to_table(lower(p.title), '\\W+') word
+            where wanted <> '' group by wanted) words)""",
     ),
 }
 
