@@ -12,7 +12,7 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 from services.connection import Connection, Stream
-from services.deadline import Deadline
+from services.deadline import DEADLINE_HEADER, Deadline
 from services.exchange import (
     AnswerLimits,
     AnswerTimedOut,
@@ -61,6 +61,7 @@ IDLE_S: Final = 4.0  # below the 5 s after which uvicorn and Node close an idle 
 JOINED_BODY_BYTES: Final = 16_384  # below this one write of head and body beats two
 # RFC 9110 9.2.2: carried out twice, these leave the server as if carried out once.
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+DEADLINE_NAME: Final = DEADLINE_HEADER.encode()
 WITHOUT_BODY: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE", b"TRACE"))
 
 
@@ -68,8 +69,9 @@ class Pool:
     """At most `size` connections to one address.
 
     A request takes the connection used last, so that those not needed grow idle and close;
-    requests that find none free wait in order of arrival. The counters are for metrics:
-    opened_total, reused_total, retried_total.
+    requests that find none free wait in order of arrival. With hop_ms each request carries
+    X-Deadline-Ms: what is left of its deadline when it is sent, less hop_ms for the way back.
+    The counters are for metrics: opened_total, reused_total, retried_total.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Pool:
         size: int,
         tls: ssl.SSLContext | None = None,
         idle_s: float = IDLE_S,
+        hop_ms: int | None = None,
         patience: Patience | None = None,
         limits: AnswerLimits | None = None,
     ) -> None:
@@ -90,6 +93,7 @@ class Pool:
         self.opened_total = self.reused_total = self.retried_total = 0
         self._tls = tls
         self._idle_s = idle_s
+        self._hop_ms = hop_ms
         self._patience = patience or Patience()
         self._limits = limits or AnswerLimits()
         self._host_line = b"host: " + authority(host, port, secure=tls is not None)
@@ -100,12 +104,13 @@ class Pool:
         self._closed = False
 
     @classmethod
-    def to(cls, url: str, *, size: int, idle_s: float = IDLE_S) -> Pool:
+    def to(cls, url: str, *, size: int, idle_s: float = IDLE_S, hop_ms: int | None = None) -> Pool:
         """A pool to the origin of an http or https URL; https trusts what the system trusts."""
         parts = urlsplit(url)
         tls = ssl.create_default_context() if parts.scheme == "https" else None
         port = parts.port or (80 if tls is None else 443)
-        return cls(parts.hostname or "", port, size=size, tls=tls, idle_s=idle_s)
+        host = parts.hostname or ""
+        return cls(host, port, size=size, tls=tls, idle_s=idle_s, hop_ms=hop_ms)
 
     @property
     def idle(self) -> int:
@@ -204,15 +209,15 @@ class Pool:
         patience = patience or self._patience
         head = render_head(method, target, headers, self._framing(method, body, length, host))
         repeatable = isinstance(body, bytes) and method in IDEMPOTENT
-        if isinstance(body, bytes) and len(body) <= JOINED_BODY_BYTES:
-            head, body = head + body, b""
+        joined = isinstance(body, bytes) and len(body) <= JOINED_BODY_BYTES
         lost: ConnectionLost | None = None
         while True:
             connection = await self._take(deadline, patience, repeatable=repeatable, lost=lost)
             reused = connection.served > 0
+            told = self._told(head, deadline)
             answer = connection.start(
-                head,
-                body,
+                told + cast(bytes, body) if joined else told,
+                b"" if joined else body,
                 length=length,
                 has_answer_body=method != b"HEAD",
                 streamed=streamed,
@@ -230,6 +235,13 @@ class Pool:
                     raise
                 lost = error
                 self.retried_total += 1
+
+    def _told(self, head: bytes, deadline: Deadline) -> bytes:
+        """The head with the time that is left now, when a connection has been found."""
+        if self._hop_ms is None or deadline.at == math.inf:
+            return head
+        left_ms = max(1, deadline.left_ms() - self._hop_ms)
+        return b"%b%b: %d\r\n\r\n" % (head[:-2], DEADLINE_NAME, left_ms)
 
     def _framing(
         self, method: bytes, body: Body, length: int | None, host: bytes | None

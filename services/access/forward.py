@@ -104,15 +104,19 @@ class Forwarder:
     def __init__(self, settings: AccessSettings) -> None:
         self._secret = settings.internal_secret.get_secret_value().encode()
         url, pages = settings.business_url, settings.page_pool_size
+
+        def pool(size: int) -> Pool:
+            return Pool.to(url, size=size, idle_s=IDLE_S, hop_ms=HOP_MS)
+
         self.pools = {
-            Route.PAGE: Pool.to(url, size=pages, idle_s=IDLE_S),
-            Route.CHECKOUT: Pool.to(url, size=pages, idle_s=IDLE_S),
-            Route.PAYMENT: Pool.to(url, size=settings.payment_pool_size, idle_s=IDLE_S),
-            Route.OTHER: Pool.to(url, size=pages, idle_s=IDLE_S),
+            Route.PAGE: pool(pages),
+            Route.CHECKOUT: pool(pages),
+            Route.PAYMENT: pool(settings.payment_pool_size),
+            Route.OTHER: pool(pages),
         }
         self.pools[Route.OPERATOR] = self.pools[Route.OTHER]
         # Identities and readiness: short reads that no other class may hold up.
-        self.control = Pool.to(url, size=pages, idle_s=IDLE_S)
+        self.control = pool(pages)
         self.identities = Identities(self._customer_by_digest)
         self._begun: set[asyncio.Task[Response]] = set()
 
@@ -163,12 +167,10 @@ class Forwarder:
         ]
         if incoming.traced:
             headers += [field for field in incoming.headers if field[0] == b"tracestate"]
-        left_ms = max(1, incoming.deadline.left_ms() - HOP_MS)
         headers += (
             (b"x-internal-secret", self._secret),
             (b"x-request-id", incoming.request_id),
             (b"traceparent", incoming.traceparent),
-            (b"x-deadline-ms", b"%d" % left_ms),
             (b"x-forwarded-for", incoming.client),
             (b"x-forwarded-proto", incoming.scheme),
             (b"x-forwarded-host", incoming.host),
@@ -179,10 +181,7 @@ class Forwarder:
 
     async def _customer_by_digest(self, digest: str, deadline: Deadline) -> str | None:
         deadline = deadline.within(LOOKUP_S)
-        headers = (
-            (b"x-internal-secret", self._secret),
-            (b"x-deadline-ms", b"%d" % deadline.left_ms()),
-        )
+        headers = ((b"x-internal-secret", self._secret),)
         target = b"/internal/identities/" + digest.encode()
         try:
             answer = await self.control.request(b"GET", target, headers, deadline=deadline)

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from services.access.server import config_of
 from services.settings import AccessSettings
-from tests.access.upstream import Upstream
+from tests.access.upstream import Upstream, always, answer
 from tests.faults.waiting import until
 
 SECRET = secrets.token_urlsafe(32)
@@ -119,7 +119,15 @@ async def running(upstream: Upstream, **changes: object) -> AsyncIterator[Access
         await asyncio.to_thread(thread.join)
 
 
-@pytest.fixture
-async def access() -> AsyncIterator[Access]:
+@pytest.fixture(scope="session")
+async def one_access() -> AsyncIterator[Access]:
     async with Upstream() as upstream, running(upstream) as access:
         yield access
+
+
+@pytest.fixture
+async def access(one_access: Access) -> Access:
+    """The access all tests share that need no settings of their own; its upstream is as new."""
+    one_access.upstream.script = always(answer())
+    one_access.upstream.requests.clear()
+    return one_access

@@ -1,0 +1,52 @@
+"""Which class a request belongs to, and what is closed to the outside."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.access.routes import Route, route_of
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route"),
+    [
+        (b"GET", "/products", Route.PAGE),
+        (b"GET", "/products/blue-shirt", Route.PAGE),
+        (b"HEAD", "/products/blue-shirt/stock", Route.PAGE),
+        (b"GET", "/categories", Route.PAGE),
+        (b"POST", "/products", Route.OTHER),
+        (b"GET", "/productsx", Route.OTHER),
+        (b"POST", "/orders", Route.CHECKOUT),
+        (b"POST", "/orders/", Route.CHECKOUT),
+        (b"GET", "/orders/1", Route.OTHER),
+        (b"POST", "/orders/1/payments", Route.PAYMENT),
+        (b"GET", "/orders/1/payments", Route.OTHER),
+        (b"POST", "/orders/1/payments/2", Route.OTHER),
+        (b"GET", "/payments/1", Route.OTHER),
+        (b"POST", "/operator/products", Route.OPERATOR),
+        (b"GET", "/openapi.json", Route.OTHER),
+        (b"GET", "/", Route.OTHER),
+    ],
+)
+def test_a_request_has_one_class(method: bytes, path: str, route: Route) -> None:
+    assert route_of(method, path) is route
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/internal",
+        "/internal/identities/0",
+        "/Internal/x",
+        "//internal/x",
+        "/./internal/x",
+        "/products/../internal/x",
+        "/a/b/../../internal",
+        "/metrics",
+        "/metrics/x",
+        "/live/x",
+        "/ready/",
+    ],
+)
+def test_what_is_internal_is_closed_however_it_is_written(path: str) -> None:
+    assert route_of(b"GET", path) is None
