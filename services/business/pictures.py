@@ -53,8 +53,8 @@ def draw(name: str) -> bytes:
     """The picture of that name as SVG, always the same bytes, under 2 kB.
 
     A name is the slug of a generated product and a view of it: words of its title, code, view, as
-    in aldin-linen-shirt-1dtq3hu-rust. A view that is a colour shows the thing in it. Any other
-    name gives a picture too, of a box where its words say nothing.
+    in aldin-linen-shirt-1dtq3hu-rust. A view that is a colour shows the thing in it, 2 shows it
+    from the other side. Any other name gives a picture too, of a box where its words say nothing.
     """
     words, _, view = name.rpartition("-")
     title_words = words.split("-")[:-1] or [name]
@@ -65,6 +65,8 @@ def draw(name: str) -> bytes:
     thing = _silhouette(title_words).format(
         c=colour, d=_mixed(colour, "#1b1f27", 0.3), l=_mixed(colour, "#ffffff", 0.45), p=paper
     )
+    if view == "2":
+        thing = f'<g transform="matrix(-1 0 0 1 400 0)">{thing}</g>'  # from the other side
     picture = _FRAME.format(
         title=title,
         p=paper,
