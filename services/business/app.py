@@ -15,9 +15,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.business import answers, openapi
+from services.business import answers, openapi, pictures
 from services.business.endpoints import INTERNAL, PUBLIC, Handler
-from services.business.pictures import svg
 from services.business.shop import Shop, open_shop
 from services.data.store import schema_version
 from services.deadline import DEADLINE_HEADER, Deadline, DeadlineExceeded, current_deadline
@@ -152,7 +151,7 @@ def _pages(settings: BusinessSettings) -> list[Route]:
         Route("/ready", _ready),
         Route("/openapi.json", _constant(document, "application/json")),
         Route("/problems/{name}", _show_problem),
-        Route("/pictures/{slug}.svg", _show_picture),
+        Route("/pictures/{name}.svg", _show_picture),
     ]
     if settings.docs:
         html = openapi.docs_page().encode()
@@ -199,6 +198,8 @@ async def _show_problem(request: Request) -> Response:
 
 
 async def _show_picture(request: Request) -> Response:
-    body = svg(request.path_params["slug"])
+    name = request.path_params["name"]
+    if not pictures.is_name(name):
+        return answers.problem(NotFound("There is no picture of this name."))
     headers = {"cache-control": DAY_CACHE, "content-security-policy": PAGE_POLICY}
-    return Response(body, media_type="image/svg+xml", headers=headers)
+    return Response(pictures.draw(name), media_type="image/svg+xml", headers=headers)

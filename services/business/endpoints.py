@@ -138,6 +138,15 @@ PUBLIC: Final = (
         guard="customer",
     ),
     Endpoint(
+        "POST",
+        "/operator/stock-movements",
+        operators.move_stock,
+        {201: schemas.StockMovementDocument},
+        (*BODY_PROBLEMS, problems.UnknownVariant, problems.OutOfStock),
+        body=schemas.StockMovementRequest,
+        guard="operator",
+    ),
+    Endpoint(
         "GET",
         "/operator/upstreams",
         operators.show_upstreams,

@@ -8,12 +8,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.business.answers import document
+from services.business.requests import read_json
 from services.business.schemas import (
+    StockMovementDocument,
+    StockMovementRequest,
     UpstreamDocument,
     UpstreamListDocument,
 )
 from services.business.shop import Shop
-from services.problems import Unauthenticated
+from services.data import stock_journal
+from services.problems import InvalidBody, OutOfStock, Unauthenticated, UnknownVariant
 
 
 async def show_upstreams(shop: Shop, request: Request) -> Response:
@@ -30,6 +34,34 @@ async def show_upstreams(shop: Shop, request: Request) -> Response:
         for upstream in shop.upstreams
     ]
     return document(UpstreamListDocument(items=items))
+
+
+async def move_stock(shop: Shop, request: Request) -> Response:
+    """POST /operator/stock-movements: stock that came in, or was counted differently."""
+    check_operator(shop, request)
+    wanted, _ = await read_json(request, StockMovementRequest)
+    if wanted.quantity == 0 or (wanted.kind == "receive" and wanted.quantity < 0):
+        raise InvalidBody(errors=[{"field": "/quantity", "detail": "moves nothing this way"}])
+    try:
+        async with shop.database.primary.transaction() as tx:
+            moved = await stock_journal.move_stock(
+                tx, wanted.variant_id, wanted.quantity, wanted.kind, wanted.reason
+            )
+    except stock_journal.NoSuchVariant:
+        raise UnknownVariant(errors=[{"field": "/variant_id", "detail": "is not known"}]) from None
+    except stock_journal.NotEnough:
+        detail = "takes away more than is available"
+        raise OutOfStock(errors=[{"field": "/quantity", "detail": detail}]) from None
+    await shop.changed()
+    return document(
+        StockMovementDocument(
+            variant_id=wanted.variant_id,
+            received=moved.received,
+            available=moved.available,
+            band=moved.band,
+        ),
+        201,
+    )
 
 
 def check_operator(shop: Shop, request: Request) -> None:

@@ -237,6 +237,15 @@ class StockMovementRequest(Request):
     reason: str = Field(min_length=1, max_length=200)
 
 
+class StockMovementDocument(Document):
+    """The stock of a variant after a movement."""
+
+    variant_id: UUID
+    received: int = Field(description="all that ever came in, less corrections")
+    available: int
+    band: str
+
+
 class UpstreamDocument(Document):
     name: str
     state: Literal["closed", "open", "half_open"]

@@ -24,6 +24,13 @@ CONNECT_TIMEOUT_S: Final = 10
 # From here on it is faster to build the indexes once at the end than to keep them up to date.
 BULK_PRODUCTS: Final = 5000
 
+LOST: Final = (
+    ConnectionError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+)
+
 STAGING: Final = """
 create temporary table staged_products (
     row_no integer primary key,
@@ -244,12 +251,8 @@ analyze products, product_images, variants, product_ratings, related_products, s
 """
 
 
-class LoadRunning(Exception):
-    """Another import or generation holds the catalog; it has to finish first."""
-
-
-class DatabaseUnreachable(Exception):
-    """The database could not be reached, or did not let us in; the message says which and why."""
+class LoadFailed(Exception):
+    """The load could not be done, for a reason outside of it that the message names."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -274,19 +277,29 @@ class Loaded:
 
 @asynccontextmanager
 async def connected(dsn: str, password: str) -> AsyncIterator[Connection]:
-    """A connection for as long as the block runs; DatabaseUnreachable where there is none.
+    """A connection for as long as the block runs; LoadFailed where it can not be had or is lost.
 
     Plans are not cached: the tables grow by orders of magnitude under the same statements.
     """
+    address = dsn.rpartition("@")[2]
     try:
         connection = await asyncpg.connect(
             dsn, password=password, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0
         )
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-        address = dsn.rpartition("@")[2]
-        raise DatabaseUnreachable(f"{address}: {error or type(error).__name__}") from None
+        reason = str(error) or type(error).__name__
+        raise LoadFailed(f"the database at {address} can not be reached: {reason}") from None
     try:
         yield connection
+    except LOST as error:
+        raise LoadFailed(
+            f"the connection to {address} was lost ({error}); run it again: what is in already "
+            "is not loaded twice"
+        ) from None
+    except asyncpg.UndefinedTableError:
+        raise LoadFailed(f"the database at {address} has no tables: tercet migrate") from None
+    except asyncpg.LockNotAvailableError as error:
+        raise LoadFailed(f"somebody else holds the catalog: {error}; nothing changed") from None
     finally:
         await connection.close()
 
@@ -300,7 +313,7 @@ async def loading(connection: Connection, *, products: int) -> AsyncIterator[Non
     """
     async with connection.transaction():
         if not await connection.fetchval("select pg_try_advisory_xact_lock($1)", LOAD_LOCK):
-            raise LoadRunning
+            raise LoadFailed("another import is running; wait until it is done")
         # A load takes minutes where a request takes milliseconds.
         await connection.execute(
             "set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0"
@@ -355,23 +368,22 @@ async def _write(connection: Connection, reason: str, *, changed: bool) -> None:
 
 
 async def _stage(connection: Connection, products: Sequence[Product]) -> None:
-    numbered = list(enumerate(products))
-    await _copy(connection, "staged_products", [_product_row(no, p) for no, p in numbered])
-    await _copy(
-        connection,
-        "staged_variants",
-        [(no, at, *v) for no, p in numbered for at, v in enumerate(p.variants, start=1)],
-    )
-    await _copy(
-        connection,
-        "staged_images",
-        [(no, at, *image) for no, p in numbered for at, image in enumerate(p.images, start=1)],
-    )
-    await _copy(
-        connection,
-        "staged_related",
-        [(no, at, r) for no, p in numbered for at, r in enumerate(p.related_product_ids, start=1)],
-    )
+    staged: dict[str, list[tuple[Any, ...]]] = {
+        "staged_products": [],
+        "staged_variants": [],
+        "staged_images": [],
+        "staged_related": [],
+    }
+    for row_no, product in enumerate(products):
+        staged["staged_products"].append(_product_row(row_no, product))
+        for table, parts in (
+            ("staged_variants", product.variants),
+            ("staged_images", product.images),
+            ("staged_related", [(related,) for related in product.related_product_ids]),
+        ):
+            staged[table].extend((row_no, at, *part) for at, part in enumerate(parts, start=1))
+    for table, records in staged.items():
+        await connection.copy_records_to_table(table, records=records)
 
 
 def _product_row(row_no: int, p: Product) -> tuple[Any, ...]:
@@ -402,10 +414,6 @@ def _product_row(row_no: int, p: Product) -> tuple[Any, ...]:
         rating_sum,
         None,
     )
-
-
-async def _copy(connection: Connection, table: str, records: list[tuple[Any, ...]]) -> None:
-    await connection.copy_records_to_table(table, records=records)
 
 
 async def _is_empty(connection: Connection) -> bool:

@@ -48,6 +48,16 @@ async def open_store(settings: DatabaseSettings) -> AsyncIterator[Store]:
         await listening.aclose()
 
 
+@asynccontextmanager
+async def open_primary(settings: DatabaseSettings) -> AsyncIterator[Primary]:
+    """Only the primary, for a command that needs nothing else."""
+    database = _database(settings)
+    try:
+        yield database.primary
+    finally:
+        await database.close()
+
+
 def _database(settings: DatabaseSettings) -> Database:
     primary = Pool(
         "primary",

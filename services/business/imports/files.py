@@ -97,7 +97,8 @@ def _format(path: Path, head: bytes) -> Format:
     if head.startswith(_UTF16):
         raise FileProblem(f"{path}: is UTF-16; save it as UTF-8")
     first_line = head.decode("utf-8-sig", errors="replace").splitlines()[0]
-    if "\t" in first_line and "id" in map(google.our_name, first_line.split("\t")):
+    columns = [name.strip(' "') for name in first_line.split("\t")]
+    if len(columns) > 1 and "id" in map(google.our_name, columns):
         return Format.GOOGLE_TSV
     if "Handle" in (shopify.our_name(name.strip(' "')) for name in first_line.split(",")):
         return Format.SHOPIFY

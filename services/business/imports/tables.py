@@ -37,7 +37,9 @@ def table_rows(
         if header is None:
             raise FileProblem(f"{path}: is empty")
         names = [our_name(column.strip()) for column in header]
-        check_columns(path, names, required)
+        missing = [name for name in required if name not in names]
+        if missing:
+            raise FileProblem(f"{path}: the first line lacks the columns {', '.join(missing)}")
         line = reader.line_num + 1
         while (values := _next_row(path, reader)) is not None:
             if any(value.strip() for value in values):
@@ -46,16 +48,6 @@ def table_rows(
                 yield Row(key or f"\n{line}", line, fields)
             on_bytes(raw.tell())
             line = reader.line_num + 1
-
-
-def check_columns(path: Path, names: Sequence[str | None], required: Sequence[str]) -> None:
-    """FileProblem unless every required column is there, once."""
-    missing = [name for name in required if name not in names]
-    if missing:
-        raise FileProblem(f"{path}: the first line lacks the columns {', '.join(missing)}")
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        raise FileProblem(f"{path}: the first line has the columns {', '.join(twice)} twice")
 
 
 def _next_row(path: Path, reader: Iterator[list[str]]) -> list[str] | None:
@@ -67,9 +59,11 @@ def _next_row(path: Path, reader: Iterator[list[str]]) -> list[str] | None:
 
 
 def _fields(names: Sequence[str | None], values: Sequence[str]) -> dict[str, str]:
-    fields = {
-        name: value for name, value in zip(names, values, strict=False) if name and value.strip()
-    }
+    """The fields that are used and not empty; of columns of the same name the first filled one."""
+    fields: dict[str, str] = {}
+    for name, value in zip(names, values, strict=False):
+        if name and value.strip():
+            fields.setdefault(name, value)
     if any(value.strip() for value in values[len(names) :]):
         fields[PROBLEM] = f"has {len(values)} fields where the first line names {len(names)}"
     return fields

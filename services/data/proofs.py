@@ -1,0 +1,235 @@
+"""The invariants of the data, each as a query that finds what breaks it, in one snapshot.
+
+Every rule has a sentence, a count of what was looked at, and a query whose rows are the
+violations. A part that adds a table adds its rules here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final, NamedTuple
+
+from services.data.db import Primary
+
+VIOLATIONS_SHOWN: Final = 20
+# A relay publishes within milliseconds; a row that is a minute old waits for one that is away.
+# A payment whose check is long overdue has no reconcile worker to look after it.
+
+
+class Rule(NamedTuple):
+    """checked: SQL that counts what the rule holds for; broken: SQL whose rows break it."""
+
+    area: str
+    sentence: str
+    checked: str
+    broken: str
+
+
+class Finding(NamedTuple):
+    """broken: up to VIOLATIONS_SHOWN rows that break the rule, as text."""
+
+    rule: Rule
+    checked_count: int
+    broken: list[str]
+
+
+RULES: Final = (
+    Rule(
+        "stock",
+        "what came in is available, held or sold",
+        "select count(*) from stock",
+        """
+        select variant_id, received, available, held, sold from stock
+        where available + held + sold <> received or least(available, held, sold) < 0
+        """,
+    ),
+    Rule(
+        "stock",
+        "what came in is the sum of the journal",
+        "select count(*) from stock_journal",
+        """
+        select s.variant_id, s.received, coalesce(j.quantity, 0) as journal
+        from stock s left join (
+            select variant_id, sum(quantity) as quantity from stock_journal group by variant_id
+        ) j using (variant_id)
+        where s.received <> coalesce(j.quantity, 0)
+        """,
+    ),
+    Rule(
+        "stock",
+        "what is held is held by orders",
+        "select count(*) from stock_holds where state in ('held', 'paying')",
+        """
+        select s.variant_id, s.held, coalesce(h.quantity, 0) as by_orders
+        from stock s left join (
+            select variant_id, sum(quantity) as quantity from stock_holds
+            where state in ('held', 'paying') group by variant_id
+        ) h using (variant_id)
+        where s.held <> coalesce(h.quantity, 0)
+        """,
+    ),
+    Rule(
+        "stock",
+        "what is sold was sold by orders",
+        "select count(*) from stock_holds where state = 'sold'",
+        """
+        select s.variant_id, s.sold, coalesce(h.quantity, 0) as by_orders
+        from stock s left join (
+            select variant_id, sum(quantity) as quantity from stock_holds
+            where state = 'sold' group by variant_id
+        ) h using (variant_id)
+        where s.sold <> coalesce(h.quantity, 0)
+        """,
+    ),
+    Rule(
+        "orders",
+        "the total is the sum of the lines",
+        "select count(*) from orders",
+        """
+        select o.order_id, o.total_minor, sum(l.quantity * l.unit_price_minor) as lines_minor
+        from orders o left join order_lines l using (customer_id, order_id)
+        group by o.customer_id, o.order_id
+        having o.total_minor is distinct from sum(l.quantity * l.unit_price_minor)
+        """,
+    ),
+    Rule(
+        "orders",
+        "each line has one hold of its quantity, in the state of the order",
+        "select count(*) from order_lines",
+        """
+        select o.order_id, o.state, l.variant_id, l.quantity, h.quantity as held, h.state as hold
+        from orders o join order_lines l using (customer_id, order_id)
+        left join stock_holds h using (customer_id, order_id, variant_id)
+        where h.quantity is distinct from l.quantity
+            or (o.state = 'paid') <> (h.state = 'sold')
+            or (o.state = 'expired') <> (h.state = 'expired')
+        """,
+    ),
+    Rule(
+        "payments",
+        "a paid order has one successful payment of its total, and no other order has one",
+        "select count(*) from payments where state = 'SUCCESS'",
+        """
+        select o.order_id, o.state, o.total_minor, count(p.payment_id) as successes,
+            sum(p.amount_minor) as paid_minor
+        from orders o left join payments p on p.customer_id = o.customer_id
+            and p.order_id = o.order_id and p.state = 'SUCCESS'
+        group by o.customer_id, o.order_id
+        having (o.state = 'paid') <> (count(p.payment_id) = 1)
+            or (count(p.payment_id) > 0 and sum(p.amount_minor) <> o.total_minor)
+            or bool_or(p.currency <> o.currency)
+        """,
+    ),
+    Rule(
+        "payments",
+        "an unsettled payment keeps the stock of its order",
+        "select count(*) from payments where state in ('INIT', 'PENDING', 'UNKNOWN')",
+        """
+        select p.payment_id, p.state, h.variant_id, h.state as hold
+        from payments p join stock_holds h using (customer_id, order_id)
+        where (p.state in ('INIT', 'PENDING', 'UNKNOWN')) and h.state <> 'paying'
+        """,
+    ),
+    Rule(
+        "payments",
+        "stock is kept for a payment only while there is one",
+        "select count(*) from stock_holds where state = 'paying'",
+        """
+        select h.order_id, h.variant_id from stock_holds h
+        where h.state = 'paying' and not exists (
+            select from payments p
+            where p.customer_id = h.customer_id and p.order_id = h.order_id
+                and p.state in ('INIT', 'PENDING', 'UNKNOWN')
+        )
+        """,
+    ),
+    Rule(
+        "payments",
+        "reconcile asks about every unsettled payment in time",
+        "select count(*) from payments where state in ('INIT', 'PENDING', 'UNKNOWN')",
+        """
+        select payment_id, state, next_check_at from payments
+        where state in ('INIT', 'PENDING', 'UNKNOWN')
+            and next_check_at < now() - interval '1 minute'
+        """,
+    ),
+    Rule(
+        "ledger",
+        "every successful payment is booked once, with its amount and currency",
+        "select count(*) from ledger_transfers where cause = 'payment_captured'",
+        """
+        select coalesce(p.payment_id, t.cause_id) as payment_id, p.amount_minor,
+            t.amount_minor as booked_minor, p.currency, t.currency as booked_currency
+        from (select * from payments where state = 'SUCCESS') p
+        full join (select * from ledger_transfers where cause = 'payment_captured') t
+            on t.cause_id = p.payment_id
+        where (p.amount_minor, p.currency) is distinct from (t.amount_minor, t.currency)
+        """,
+    ),
+    Rule(
+        "ledger",
+        "debits and credits balance in each currency",
+        "select count(*) from ledger_transfers",
+        """
+        select currency, sum(balance) as difference from (
+            select currency, sum(amount_minor) as balance
+            from ledger_transfers group by currency, debit_account
+            union all
+            select currency, -sum(amount_minor)
+            from ledger_transfers group by currency, credit_account
+        ) balances group by currency having sum(balance) <> 0
+        """,
+    ),
+    Rule(
+        "idempotency",
+        "every key stands for an order or a payment that exists",
+        "select count(*) from idempotency_keys",
+        """
+        select k.operation, k.idempotency_key, k.subject_id from idempotency_keys k
+        where not exists (
+            select from orders o where k.operation = 'place_order'
+                and o.customer_id = k.customer_id and o.order_id = k.subject_id
+            union all
+            select from payments p where k.operation = 'pay_order'
+                and p.customer_id = k.customer_id and p.payment_id = k.subject_id
+        )
+        """,
+    ),
+    Rule(
+        "idempotency",
+        "every order and payment was made by a key",
+        "select (select count(*) from orders) + (select count(*) from payments)",
+        """
+        select s.subject_id from (
+            select customer_id, order_id as subject_id from orders
+            union all select customer_id, payment_id from payments
+        ) s left join idempotency_keys k using (customer_id, subject_id)
+        where k.subject_id is null
+        """,
+    ),
+    Rule(
+        "outbox",
+        "nothing waits to be published for more than a minute",
+        "select count(*) from outbox",
+        """
+        select outbox_id, kind, name, created_at from outbox
+        where published_at is null and created_at < now() - interval '1 minute'
+        """,
+    ),
+)
+
+
+async def find_violations(
+    primary: Primary, rules: tuple[Rule, ...] = RULES
+) -> AsyncIterator[Finding]:
+    """Check rule by rule, all against the same snapshot, while the shop goes on."""
+    async with primary.transaction("repeatable read, read only") as tx:
+        for rule in rules:
+            checked_count = int(await tx.fetchval(rule.checked))
+            rows = await tx.fetch(rule.broken)
+            shown = [_text(row) for row in rows[:VIOLATIONS_SHOWN]]
+            yield Finding(rule, checked_count, shown)
+
+
+def _text(row: object) -> str:
+    return ", ".join(f"{name} {value}" for name, value in dict(row).items())  # type: ignore[call-overload]  # a Record is a mapping
