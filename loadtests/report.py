@@ -1,0 +1,101 @@
+"""What a load test says on the terminal: a line while it runs, tables when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from loadtests.recorder import PERCENTILES, Recorder
+from loadtests.usage import Usage
+
+PROGRESS_EVERY_S: Final = 0.5
+MIB: Final = 1024 * 1024
+
+
+class Progress:
+    """A line on a terminal that shows how far the works are; nothing in a pipe."""
+
+    def __init__(self, works: Sequence[Recorder], seconds: float, *, show: bool) -> None:
+        self._works = works
+        self._seconds = seconds
+        self._task: asyncio.Task[None] | None = None
+        self._show = show and sys.stderr.isatty()
+
+    async def __aenter__(self) -> None:
+        if self._show:
+            self._task = asyncio.create_task(self._run())
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    async def _run(self) -> None:
+        began_at = time.monotonic()
+        while True:
+            passed_s = time.monotonic() - began_at
+            parts = [f"{min(passed_s, self._seconds):.0f} s of {self._seconds:.0f} s"]
+            parts += [
+                f"{work.work}: {work.sent} sent, {sum(work.errors.values())} errors"
+                for work in self._works
+            ]
+            print("\r\x1b[K" + "   ".join(parts), end="", file=sys.stderr, flush=True)
+            await asyncio.sleep(PROGRESS_EVERY_S)
+
+
+def print_works(works: Sequence[Recorder], seconds: float) -> None:
+    """Rate, latencies from the intended start, and everything that did not go as planned."""
+    heads = ["work", "QPS", *(f"p{percentile:g}" for percentile in PERCENTILES), "max"]
+    rows = [
+        [
+            work.work,
+            f"{work.answered / seconds:.1f}",
+            *(f"{work.percentile_ms(percentile):.2f}" for percentile in PERCENTILES),
+            f"{work.max_ms():.2f}",
+        ]
+        for work in works
+    ]
+    _print_table([*heads[:2], *(f"{head} ms" for head in heads[2:])], rows)
+    print()
+    for work in works:
+        print(f"{work.work}: {work.due} due, {work.sent} sent, {work.unsent} unsent{_whys(work)}")
+
+
+def _whys(work: Recorder) -> str:
+    kinds = [f"{count} x {kind}" for kind, count in work.refusals.most_common()]
+    kinds += [f"{count} x error: {kind}" for kind, count in work.errors.most_common()]
+    return "".join(f", {kind}" for kind in kinds)
+
+
+def print_parts(parts: Sequence[Usage], own_cpu_s: float, requests: int) -> None:
+    """Memory and CPU time of each part, and of the generator itself."""
+    rows = [
+        [
+            part.name,
+            f"{part.memory_bytes / MIB:.1f}",
+            *_cpu_cells(part.cpu_s, requests),
+        ]
+        for part in parts
+    ]
+    rows.append(["(this generator)", "", *_cpu_cells(own_cpu_s, requests)])
+    _print_table(["part", "PSS MiB", "CPU s", "CPU us a request"], rows)
+
+
+def _cpu_cells(cpu_s: float | None, requests: int) -> list[str]:
+    if cpu_s is None:
+        return ["restarted", ""]
+    return [f"{cpu_s:.2f}", f"{cpu_s * 1e6 / requests:.0f}" if requests else ""]
+
+
+def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The first column to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in (heads, *rows):
+        first, *rest = (
+            cell.ljust(width) if number == 0 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join([first, *rest]).rstrip())
