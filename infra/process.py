@@ -27,19 +27,16 @@ def run(kind: str, worker: str = "") -> int:
 def _serve(kind: str, worker: str) -> None:
     if kind == "access":
         from services.access.server import serve as serve_access
-
         from services.settings import AccessSettings
 
         serve_access(load(AccessSettings))
     elif kind == "business":
         from services.business.server import serve as serve_business
-
         from services.settings import BusinessSettings
 
         serve_business(load(BusinessSettings))
     elif kind == "worker":
         from services.business.workers import serve as serve_worker
-
         from services.settings import WorkerSettings
 
         serve_worker(worker, load(WorkerSettings))

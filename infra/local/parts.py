@@ -86,6 +86,7 @@ class Part:
             "created": started_at(pid) if pid else None,
             "address": self.address,
             "state": self.state,
+            "is_task": self.is_task,
             "detail": self.detail,
             "restarts": self.restarts,
             "last_exit": self.last_exit,

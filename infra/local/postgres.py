@@ -79,7 +79,6 @@ class PostgresServer(Part):
         self.identity = self.servers.identity
         self.stop_signal = signal.SIGINT  # fast shutdown; SIGTERM would wait for clients
         self.death_signal = signal.SIGINT  # a clean end even when the supervisor was killed
-        self.stop_grace_s = 4.0
         self.address = f"{LOOPBACK}:{self.port}"
 
     @property
@@ -187,6 +186,10 @@ class PostgresServer(Part):
 @dataclass
 class Primary(PostgresServer):
     """The one server that is written to."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.stop_grace_s = 4.0  # it writes out what is changed in memory, and stops last
 
     async def prepare(self) -> None:
         self.write_passwords()

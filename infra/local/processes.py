@@ -48,15 +48,18 @@ def in_user_namespace() -> None:
         os.close(descriptor)
 
 
-def _before_exec(identity: Identity, death_signal: int, parent_pid: int) -> Callable[[], None]:
+def tied_to_this_process(number: int, identity: Identity = "self") -> Callable[[], None]:
+    """What a child calls before exec, to be sent that signal when the calling process dies."""
+    parent_pid = os.getpid()
+
     def prepare() -> None:
         if identity == "namespace":
             in_user_namespace()
         if LINUX:
             # After the namespace: changing credentials clears it.
-            _libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+            _libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
             if os.getppid() != parent_pid:
-                os._exit(1)  # the supervisor died in between: nothing would signal us
+                os._exit(1)  # the parent died in between: nothing would signal us
 
     return prepare
 
@@ -88,7 +91,7 @@ def spawn(
             group=nobody.pw_gid if nobody else None,
             extra_groups=[] if nobody else None,
             # Safe here: the supervisor has one thread, so no lock can be held by another.
-            preexec_fn=_before_exec(identity, death_signal, os.getpid()),  # noqa: PLW1509
+            preexec_fn=tied_to_this_process(death_signal, identity),  # noqa: PLW1509
         )
 
 

@@ -52,8 +52,8 @@ def make_secrets(folder: Path, mode: int = 0o600) -> list[str]:
 
 
 def read_secret(folder: Path, name: str) -> str:
-    """One secret; the variable TERCET_<NAME> goes before the file, as in the settings."""
-    return os.environ.get(f"TERCET_{name.upper()}") or path_of(folder, name).read_text().strip()
+    """One secret of the stack's own."""
+    return path_of(folder, name).read_text().strip()
 
 
 def faults(folder: Path) -> list[str]:

@@ -94,13 +94,24 @@ class Stack:
             if isinstance(part, Tier) and part.port
             for key, value in (("HOST", part.host), ("PORT", str(part.port)))
         }
-        return {
+        environment = {
             **os.environ,
             **self.variables(),
             **listen,
             "TERCET_PROVIDER_DATA": str(self.folder.provider / "provider.sqlite3"),
             "PYTHONPATH": os.pathsep.join(paths),
         }
+        # The servers started here know the passwords in the folder, no other; a Valkey of
+        # somebody else's does not know the one in the folder.
+        for part in self.parts:
+            if isinstance(part, Primary):
+                for role in ("OWNER", "APP", "READ"):
+                    environment.pop(f"TERCET_{role}_PASSWORD", None)
+            elif isinstance(part, Valkey):
+                environment.pop("TERCET_VALKEY_PASSWORD", None)
+            elif part.name == "valkey":
+                environment.setdefault("TERCET_VALKEY_PASSWORD", "")
+        return environment
 
     def _add_servers(self) -> None:
         servers = self._find_servers()

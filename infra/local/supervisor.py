@@ -13,16 +13,19 @@ from pathlib import Path
 from subprocess import SubprocessError
 from typing import Any, Final
 
+import psutil
+
 from infra.local.parts import NotReadyError, Part, State
 from infra.local.processes import memory_bytes, spawn
+from infra.process import EXIT_BAD_SETTINGS
 
 RESTART_FIRST_S: Final = 0.2
 RESTART_LONGEST_S: Final = 30.0
 HEALTHY_AFTER_S: Final = 20.0  # a part that ran this long starts again with the shortest wait
 START_ATTEMPTS: Final = 5  # 0.2 s doubled: some 6 s of trying before the start is given up
-EXIT_BAD_SETTINGS: Final = 78  # EX_CONFIG of sysexits.h; trying again can not help
-STOP_TOTAL_S: Final = 4.5  # all parts together; the promise is 5 s
+STOP_TOTAL_S: Final = 4.0  # all parts together; the promise is 5 s, with killing and clearing up
 READY_POLL_S: Final = 0.02
+PROGRESS_POLL_S: Final = 0.1
 WATCH_EVERY_S: Final = 2.0
 MISSED_CHECKS: Final = 2  # in a row, before a part counts as not answering
 LOG_LIMIT_BYTES: Final = 10 * 1024 * 1024  # a log is cut here, with one older piece kept
@@ -67,6 +70,8 @@ class Supervisor:
                 self._runs.append(asyncio.create_task(self._run(part), name=part.name))
         self._runs.append(asyncio.create_task(self._watch()))
         self._failing = asyncio.gather(*self._runs)  # done early only when one raises
+        # Looked at by wait(), if at all: without this asyncio complains about a clean stop.
+        self._failing.add_done_callback(lambda runs: runs.cancelled() or runs.exception())
         everything = asyncio.gather(*(event.wait() for event in self._ready.values()))
         both: list[asyncio.Future[Any]] = [everything, self._failing]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -85,8 +90,13 @@ class Supervisor:
         for task in self._runs:
             task.cancel()
         await asyncio.gather(*self._runs, return_exceptions=True)
-        for level in reversed(self._levels()):
-            await asyncio.gather(*(self._end(part, deadline) for part in level))
+        levels = self._levels()
+        for number in reversed(range(len(levels))):
+            # Half of the time left for each level and all of it for the last: whatever hangs,
+            # the primary can still shut down in good order.
+            left_s = max(0.2, deadline - time.monotonic())
+            limit_s = left_s if number == 0 else left_s / 2
+            await asyncio.gather(*(self._end(part, limit_s) for part in levels[number]))
 
     def log_file(self, part: Part) -> Path:
         """Where the part's output goes."""
@@ -159,18 +169,22 @@ class Supervisor:
         exited = self._exits[part.name] = asyncio.get_running_loop().create_future()
         self._reap()  # it may be gone already
         self._set(part, "starting")
-        ready = part.is_task or await self._becomes_ready(part, exited)
-        if ready and not part.is_task:
+        if part.is_task:
+            ready = False
+            await self._report_progress(part, exited)
+        else:
+            ready = await self._becomes_ready(part, exited)
+        if ready:
             self._ready[part.name].set()
         code = await asyncio.shield(exited)  # stop() still needs it when this is cancelled
         self._end_family(part.process.pid)
-        part.process = None
+        part.process, part.memory_bytes = None, 0
         part.last_exit = _describe(code)
         if part.is_task and code == 0:
             await part.completed()
-            self._set(part, "done")
+            self._set(part, "done", part.detail)
             self._ready[part.name].set()
-        return ready and not part.is_task
+        return ready
 
     async def _becomes_ready(self, part: Part, exited: asyncio.Future[int]) -> bool:
         """Ask until the part is ready (True) or gone (False)."""
@@ -187,6 +201,16 @@ class Supervisor:
                 return True
         return False
 
+    async def _report_progress(self, part: Part, exited: asyncio.Future[int]) -> None:
+        """Show the last line that a task has printed until it ends."""
+        log = self.log_file(part)
+        start = log.stat().st_size
+        while not exited.done():
+            await asyncio.wait([exited], timeout=PROGRESS_POLL_S)
+            said = log.read_bytes()[start:].decode(errors="replace").splitlines()
+            if said and said[-1] != part.detail:
+                self._set(part, "running", said[-1])
+
     async def _watch(self) -> None:
         """Ask every running part how it is, measure it and keep its log short."""
         missed = dict.fromkeys(self.parts, 0)
@@ -194,7 +218,7 @@ class Supervisor:
             await asyncio.sleep(WATCH_EVERY_S)
             for part in self.parts.values():
                 self._shorten(self.log_file(part))
-                if part.state not in ("running", "not answering"):
+                if part.is_task or part.state not in ("running", "not answering"):
                     continue
                 try:
                     detail = await part.check()
@@ -223,29 +247,32 @@ class Supervisor:
                 EXIT_BAD_SETTINGS if bad_settings else 1,
             )
 
-    async def _end(self, part: Part, deadline: float) -> None:
-        """Ask the part to stop, and kill it when it does not within its grace."""
+    async def _end(self, part: Part, limit_s: float) -> None:
+        """Ask the part to stop, and kill it when it does not within its grace or the limit."""
         if part.process is None or part.process.poll() is not None:
             if part.state != "external":
                 self._set(part, "stopped")
             return
         self._set(part, "stopping")
-        grace_s = min(part.stop_grace_s, max(0.1, deadline - time.monotonic() - 0.5))
         with suppress(ProcessLookupError):
             part.process.send_signal(part.stop_signal)
             # A part that was paused takes the signal only when it goes on.
             part.process.send_signal(signal.SIGCONT)
         exited = self._exits[part.name]
-        await asyncio.wait([exited], timeout=grace_s)
+        await asyncio.wait([exited], timeout=min(part.stop_grace_s, limit_s))
         if not exited.done():
             self._end_family(part.process.pid)
             await asyncio.wait([exited], timeout=0.5)
         part.last_exit = _describe(exited.result()) if exited.done() else "killed"
-        part.process = None
+        part.process, part.memory_bytes = None, 0
         self._set(part, "stopped")
 
     def _end_family(self, pid: int) -> None:
-        """Kill what the part started and left, in the session that it had to itself."""
+        """Kill what there is of a part: its children, and all in the session it had to itself."""
+        with suppress(psutil.Error):
+            for child in psutil.Process(pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    child.kill()
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
+BAR_CELLS: Final = 20
 MIB: Final = 1024 * 1024
 COLOURS: Final = {
     "running": "green",
@@ -53,16 +55,22 @@ def table(parts: Sequence[Mapping[str, Any]], title: str = "") -> Table:
         pad_edge=False,
         padding=(0, 1),
     )
+    widest = max((len(str(part.get("address") or "")) for part in parts), default=0)
     for name in ("part", "state", "pid", "address", "memory", "restarts", ""):
+        is_number = name in ("pid", "memory", "restarts")
         result.add_column(
-            name, justify="right" if name in ("pid", "memory", "restarts") else "left"
+            name,
+            justify="right" if is_number else "left",
+            no_wrap=True,
+            min_width=widest if name == "address" else None,
+            ratio=None if name else 1,
         )
     total = 0
     for part in parts:
         memory = int(part.get("memory_bytes") or 0)
         total += memory
         restarts = int(part.get("restarts") or 0)
-        note = str(part.get("detail") or "")
+        note = _with_bar(str(part.get("detail") or ""))
         if restarts and part["state"] == "running":
             note = f"{note}  last: {part['last_exit']}".strip()
         result.add_row(
@@ -78,6 +86,16 @@ def table(parts: Sequence[Mapping[str, Any]], title: str = "") -> Table:
         result.add_section()
         result.add_row("", "", "", "", f"{total / MIB:.0f} MiB", "", "")
     return result
+
+
+def _with_bar(detail: str) -> str:
+    """A bar in place of "catalog 2500/10000" while a task works, any other words as they are."""
+    found = re.fullmatch(r"\w+ (\d+)/(\d+)", detail)
+    if not found or not int(found[2]):
+        return detail
+    share = min(1.0, int(found[1]) / int(found[2]))
+    full = round(share * BAR_CELLS)
+    return f"{'━' * full}{'─' * (BAR_CELLS - full)} {share:4.0%} of {int(found[2]):,}"
 
 
 class Terminal:
@@ -129,7 +147,7 @@ class Terminal:
 
 def _tells(part: Mapping[str, Any]) -> bool:
     """Whether the detail of a part is news, not a figure that changes all the time."""
-    return part["state"] not in ("running", "not answering")
+    return bool(part["is_task"]) or part["state"] not in ("running", "not answering")
 
 
 def greeting(url: str, log_folder: Path, product: Mapping[str, str] | None) -> str:

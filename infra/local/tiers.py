@@ -66,7 +66,7 @@ class Tier(Part):
 
 async def _ask_owner(variables: Mapping[str, str], secrets: Path, query: str) -> Any:
     """The first value of a query as tercet_owner; None where the table is not there."""
-    password = read_secret(secrets, "owner_password")
+    password = variables.get("TERCET_OWNER_PASSWORD") or read_secret(secrets, "owner_password")
     try:
         connection = await asyncpg.connect(
             variables["TERCET_OWNER_DSN"], password=password, timeout=2.0, statement_cache_size=0

@@ -22,8 +22,9 @@ from infra.local.parts import Part
 from infra.local.processes import end_all, guard, same_process, started_at, wait_until
 from infra.local.servers import MissingError
 from infra.local.stack import Stack, StackOptions
-from infra.local.supervisor import EXIT_BAD_SETTINGS, StartError, Supervisor
+from infra.local.supervisor import StartError, Supervisor
 from infra.local.terminal import Terminal, greeting, plain_line
+from infra.process import EXIT_BAD_SETTINGS
 
 # Exit codes of `tercet up`, beside 0 (stopped when asked to) and 1 (could not start).
 EXIT_ALREADY_RUNNING: Final = 3
@@ -232,15 +233,18 @@ class _Session:
 
     async def _until_stopped(self) -> int:
         stop = asyncio.create_task(self._stop.wait())
-        for step in (self._start(), self._supervisor.wait()):
-            work = asyncio.create_task(step)
-            await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
-            if stop.done():
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
-                return 0
+        work = asyncio.create_task(self._run_parts())
+        await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
+        if not stop.done():
+            stop.cancel()
             await work  # raises what went wrong
-        return 1
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        return 0
+
+    async def _run_parts(self) -> None:
+        await self._start()
+        await self._supervisor.wait()
 
     async def _start(self) -> None:
         await self._supervisor.start()

@@ -1,0 +1,54 @@
+"""The stack that all tests share: real parts on free ports, in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.running_stack import RunningStack, running_stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """The whole stack with a small catalog; a test must leave it as healthy as it was."""
+    data_dir = tmp_path_factory.mktemp("stack") / "data"
+    with running_stack(data_dir, "--products", "300") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def base_url(stack: RunningStack) -> str:
+    """The shop's address."""
+    return stack.url
+
+
+@pytest.fixture(scope="session")
+def data_dir(stack: RunningStack) -> Path:
+    """The stack's data folder."""
+    return stack.data_dir
+
+
+@pytest.fixture(scope="session")
+def owner_dsn(stack: RunningStack) -> str:
+    """The primary as tercet_owner, password included."""
+    return stack.dsn("tercet_owner")
+
+
+@pytest.fixture(scope="session")
+def app_dsn(stack: RunningStack) -> str:
+    """The primary as tercet_app, password included."""
+    return stack.dsn("tercet_app")
+
+
+@pytest.fixture(scope="session")
+def read_dsn(stack: RunningStack) -> str:
+    """The standby as tercet_read, password included."""
+    return stack.dsn("tercet_read", "standby")
+
+
+@pytest.fixture(scope="session")
+def valkey_url(stack: RunningStack) -> str:
+    """Valkey, password included."""
+    return stack.valkey_url
