@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
+HEADINGS: Final = ("part", "state", "pid", "address", "memory", "restarts", "")
 BAR_CELLS: Final = 20
 MIB: Final = 1024 * 1024
 COLOURS: Final = {
@@ -42,50 +43,49 @@ def plain_line(part: Mapping[str, Any]) -> str:
     return "  ".join(words).rstrip()
 
 
-def table(parts: Sequence[Mapping[str, Any]], title: str = "") -> Table:
-    """All parts as a table."""
+def table(parts: Sequence[Mapping[str, Any]]) -> Table:
+    """All parts as a table, and the sum of their memory."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    result = Table(
-        title=title or None,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1),
-    )
-    widest = max((len(str(part.get("address") or "")) for part in parts), default=0)
-    for name in ("part", "state", "pid", "address", "memory", "restarts", ""):
-        is_number = name in ("pid", "memory", "restarts")
+    rows = [_row(part) for part in parts]
+    total = sum(int(part.get("memory_bytes") or 0) for part in parts)
+    rows.append(("", "", "", "", _mebibytes(total), "", ""))
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for column, heading in enumerate(HEADINGS):
+        widest = max(len(heading), *(len(row[column]) for row in rows))
         result.add_column(
-            name,
-            justify="right" if is_number else "left",
+            heading,
+            justify="right" if heading in ("pid", "memory", "restarts") else "left",
             no_wrap=True,
-            min_width=widest if name == "address" else None,
-            ratio=None if name else 1,
+            overflow="ellipsis",
+            min_width=widest if heading else None,  # only the note gives way on a narrow terminal
+            style="" if heading else "dim",
         )
-    total = 0
-    for part in parts:
-        memory = int(part.get("memory_bytes") or 0)
-        total += memory
-        restarts = int(part.get("restarts") or 0)
-        note = _with_bar(str(part.get("detail") or ""))
-        if restarts and part["state"] == "running":
-            note = f"{note}  last: {part['last_exit']}".strip()
-        result.add_row(
-            str(part["name"]),
-            Text(str(part["state"]), style=COLOURS.get(str(part["state"]), "yellow")),
-            str(part.get("pid") or ""),
-            str(part.get("address") or ""),
-            f"{memory / MIB:.0f} MiB" if memory else "",
-            str(restarts or ""),
-            Text(note, style="dim", overflow="ellipsis", no_wrap=True),
-        )
-    if total:
-        result.add_section()
-        result.add_row("", "", "", "", f"{total / MIB:.0f} MiB", "", "")
+    for row in rows:
+        state = Text(row[1], style=COLOURS.get(row[1], "yellow"))
+        result.add_row(row[0], state, *map(Text, row[2:]))
     return result
+
+
+def _row(part: Mapping[str, Any]) -> tuple[str, str, str, str, str, str, str]:
+    note = _with_bar(str(part.get("detail") or ""))
+    if part.get("restarts") and part["state"] == "running":
+        note = f"last: {part['last_exit']}  {note}"
+    return (
+        str(part["name"]),
+        str(part["state"]),
+        str(part.get("pid") or ""),
+        str(part.get("address") or ""),
+        _mebibytes(int(part.get("memory_bytes") or 0)),
+        str(part.get("restarts") or ""),
+        note,
+    )
+
+
+def _mebibytes(size_bytes: int) -> str:
+    return f"{size_bytes / MIB:.0f} MiB" if size_bytes else ""
 
 
 def _with_bar(detail: str) -> str:
@@ -158,6 +158,7 @@ def greeting(url: str, log_folder: Path, product: Mapping[str, str] | None) -> s
             "There are no products yet: tercet catalog import FILE, or tercet catalog generate"
         )
         return "\n".join(lines)
+    curl = r"curl -sw '\n'"  # ends its output with a line break
     key = '-H "idempotency-key: try-$(date +%s)-$$"'
     body = '{"lines":[{"variant_id":"' + product["variant_id"] + '","quantity":1}]}'
     order = f"curl -s {url}/orders -H 'content-type: application/json' {key} -d '{body}'"
@@ -166,16 +167,16 @@ def greeting(url: str, log_folder: Path, product: Mapping[str, str] | None) -> s
         return f'$(printf %s "$order" | sed \'s/.*"{name}": *"\\([^"]*\\)".*/\\1/\')'
 
     pay = (
-        f'order=$({order}); curl -s "{url}/orders/{taken("order_id")}/payments" '
+        f'order=$({order}); {curl} "{url}/orders/{taken("order_id")}/payments" '
         f'-H "authorization: Bearer {taken("customer_token")}" '
         f"-H 'content-type: application/json' {key} -d '" + '{"payment_method":"tok_approve"}' + "'"
     )
     lines += [
         "",
         "a product page:",
-        f"  curl -s {url}/products/{product['slug']}",
+        f"  {curl} {url}/products/{product['slug']}",
         "a list:",
-        f"  curl -s '{url}/products?q={product['word']}&sort=price'",
+        f"  {curl} '{url}/products?q={product['word']}&sort=price'",
         "order and pay:",
         f"  {pay}",
         "",
