@@ -9,11 +9,12 @@ import asyncio
 import secrets
 import sqlite3
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -98,7 +99,7 @@ class Balance(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    row: dict[str, object]
+    row: dict[str, Any]
     done: asyncio.Future[tuple[Charge, bool]]
 
 
@@ -223,7 +224,7 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _row(request: ChargeRequest, script: Script, *, pending_ms: int) -> dict[str, object]:
+def _row(request: ChargeRequest, script: Script, *, pending_ms: int) -> dict[str, Any]:
     now_ms = _now_ms()
     return {
         "charge_id": "ch_" + secrets.token_hex(12),
@@ -239,12 +240,13 @@ def _row(request: ChargeRequest, script: Script, *, pending_ms: int) -> dict[str
     }
 
 
-def _insert_charge(connection: sqlite3.Connection, row: dict[str, object]) -> tuple[Charge, bool]:
-    is_new = connection.execute(INSERT, row).rowcount == 1
-    charge = _select_charge(connection, str(row["charge_key"]))
+def _insert_charge(connection: sqlite3.Connection, row: dict[str, Any]) -> tuple[Charge, bool]:
+    if connection.execute(INSERT, row).rowcount == 1:
+        return _charge(row | {"status": row["first_status"]}), True
+    charge = _select_charge(connection, row["charge_key"])
     if charge is None:
-        raise sqlite3.IntegrityError("a charge that was just written is not there")
-    return charge, is_new
+        raise sqlite3.IntegrityError("a charge that is in the way can not be read")
+    return charge, False
 
 
 def _select_charge(connection: sqlite3.Connection, charge_key: str) -> Charge | None:
@@ -254,7 +256,7 @@ def _select_charge(connection: sqlite3.Connection, charge_key: str) -> Charge | 
     return None if row is None else _charge(row)
 
 
-def _charge(row: sqlite3.Row) -> Charge:
+def _charge(row: Mapping[str, Any] | sqlite3.Row) -> Charge:
     status = row["status"]
     return Charge(
         charge_id=row["charge_id"],
