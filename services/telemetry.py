@@ -7,7 +7,7 @@ import os
 import sys
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -21,7 +21,7 @@ request_id_var: ContextVar[str] = ContextVar("request_id", default="")
 
 def logger(name: str) -> structlog.stdlib.BoundLogger:
     """A logger whose lines are an event name and key-value pairs."""
-    return cast("structlog.stdlib.BoundLogger", structlog.stdlib.get_logger(name))
+    return structlog.stdlib.get_logger(name)
 
 
 def configure_logging(process_name: str, settings: ProcessSettings) -> None:

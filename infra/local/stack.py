@@ -95,6 +95,7 @@ class Stack:
             for key, value in (("HOST", part.host), ("PORT", str(part.port)))
         }
         environment = {
+            "TERCET_DOCS": "true",  # a shop on one's own machine shows its API
             **os.environ,
             **self.variables(),
             **listen,
