@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Final
 
 import uvicorn
 
@@ -10,10 +11,10 @@ from services.business.app import create_app
 from services.settings import BusinessSettings
 from services.telemetry import configure_logging, mark_ready
 
-# Access keeps its connections 4 s idle at most: closing later than that, business never closes
+# Access uses no connection that was idle for 60 s: closing later than that, business never closes
 # one that a request is on its way to.
-KEEP_ALIVE_S = 60
-GRACE_S = 3
+KEEP_ALIVE_S: Final = 75
+GRACE_S: Final = 2  # of the 3 s that a stop may take; payments that have begun get the rest
 
 
 class Server(uvicorn.Server):

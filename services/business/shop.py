@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 PAGE_TTL_S: Final = 60.0  # purged by tag long before; this is the backstop in Valkey
 LIST_TTL_S: Final = 10.0  # lists carry coarse tags, so they are allowed to be a little old
-HANDED_OVER_S: Final = 8.0  # a payment begun: the provider's timeout, two transactions, some air
+# When the process stops; a payment that is not settled by then is left to reconcile.
+HANDED_OVER_S: Final = 3.5
 
 
 @dataclass(frozen=True)
