@@ -151,11 +151,12 @@ class Connection(asyncio.Protocol):
         self._sent = isinstance(body, bytes)
         self._answer = answer = self._loop.create_future()
         self._expect_within(patience.first_byte_s if self._sent else math.inf)
-        self._transport.write(head)
+        if isinstance(body, bytes) and body:
+            self._transport.writelines((head, body))
+        else:
+            self._transport.write(head)
         if not isinstance(body, bytes):
             self._sender = self._loop.create_task(self._send(body, length))
-        elif body:
-            self._transport.write(body)
         return answer
 
     def cancel(self, answer: asyncio.Future[Response | Stream]) -> None:

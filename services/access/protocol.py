@@ -8,29 +8,23 @@ Held pages and forwarding without an ASGI scope will be answered in on_message_c
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any, Final
-from urllib.parse import unquote
 
 import httptools
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from services.access.routes import METHODS
+from services.access.cycle import AnswerCycle, answer_head
+from services.access.framing import (
+    Refused,
+    check_framing,
+    path_of,
+    target_of,
+    too_long,
+)
 from services.access.tracing import names_of
 from services.deadline import Deadline
-from services.problems import (
-    HeadersTooLarge,
-    InvalidRequest,
-    MethodNotAllowed,
-    PayloadTooLarge,
-    Problem,
-    UriTooLong,
-)
+from services.problems import HeadersTooLarge, InvalidRequest, Problem, UriTooLong
 
 URL_LIMIT_BYTES: Final = 8_192  # what browsers and CDNs agree on; RFC 9110 4.1 asks for 8000
 HEAD_LIMIT_BYTES: Final = 32_768  # a browser's full cookie jar for one site fits
@@ -45,16 +39,6 @@ CHUNK_OVERHEAD_BYTES: Final = 65_536
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1_048_576
 STOP_READING_S: Final = 1.0  # for a request half read when the server stops, of 3 s in all
-HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-
-
-class Refused(Exception):
-    """Raised in a parser callback: the request gets this problem, the connection ends."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.detail)
-        self.problem = problem
 
 
 class AccessProtocol(HttpToolsProtocol):
@@ -166,8 +150,12 @@ class AccessProtocol(HttpToolsProtocol):
             raise Refused(
                 HeadersTooLarge(f"At most {HEAD_LIMIT_BYTES} bytes and {FIELDS_LIMIT} fields.")
             )
-        if not self._head_done:  # a trailer counts, and is dropped: it could name anything
-            self.headers.append((name.lower(), value))
+        if self._head_done:
+            return  # a trailer counts, and is dropped: it could name anything
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._deaf:
@@ -177,19 +165,25 @@ class AccessProtocol(HttpToolsProtocol):
         self._method = self.parser.get_method().decode("ascii")
         self._version = self.parser.get_http_version()
         self._deadline = Deadline.after(self.timeout_s)
-        has_body = self._check_framing()
-        self._check_target()
+        has_body = check_framing(
+            self.headers, self._version, body_limit_bytes=self.body_limit_bytes
+        )
+        self.url, authority = target_of(self._method, self.url)
+        if authority is not None:  # it takes the place of Host (RFC 9112 3.2.2)
+            self.headers = [field for field in self.headers if field[0] != b"host"]
+            self.headers.append((b"host", authority))
+        self._path = path_of(self.url)
         if self.parser.should_upgrade() and has_body:
             raise Refused(InvalidRequest("A request with Upgrade has no body here."))
         if has_body:
             self._arm(BODY_LIMIT_S)
-            if self.expect_100_continue and self._all_answered():
+            if self.expect_100_continue and self._version == "1.1" and self._all_answered():
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         self._body += body
         if len(self._body) > self.body_limit_bytes:
-            raise Refused(PayloadTooLarge(f"At most {self.body_limit_bytes} bytes."))
+            raise Refused(too_long(self.body_limit_bytes))
 
     def on_message_complete(self) -> None:
         self._reading = False
@@ -211,66 +205,12 @@ class AccessProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
 
-    # The rules a request has to keep
-
-    def _check_framing(self) -> bool:
-        """Whether a body follows. What the parser lets pass is refused: Host and codings."""
-        if self._version not in ("1.1", "1.0"):
-            raise Refused(InvalidRequest("This server speaks HTTP/1.1 and HTTP/1.0."))
-        hosts = 0
-        has_body = False
-        for name, value in self.headers:
-            if name == b"host":
-                hosts += 1
-                if HOST.fullmatch(value) is None:
-                    raise Refused(_wrong_header("host", "is not a host name"))
-            elif name == b"content-length":
-                has_body = int(value) > 0
-                if int(value) > self.body_limit_bytes:
-                    raise Refused(PayloadTooLarge(f"At most {self.body_limit_bytes} bytes."))
-            elif name == b"transfer-encoding":
-                has_body = True
-                if value.lower() != b"chunked" or self._version == "1.0":
-                    raise Refused(_wrong_header("transfer-encoding", "has to be chunked"))
-            elif name == b"expect" and value.lower() == b"100-continue":
-                self.expect_100_continue = self._version == "1.1"
-        if hosts > 1 or (hosts == 0 and self._version == "1.1"):
-            raise Refused(_wrong_header("host", "has to be there once"))
-        return has_body
-
-    def _check_target(self) -> None:
-        if self._method not in METHODS:
-            allow = {"allow": ", ".join(METHODS)}
-            raise Refused(MethodNotAllowed(f"{self._method} is not served.", headers=allow))
-        if b"#" in self.url:
-            raise Refused(InvalidRequest("The address has a fragment."))
-        if not self.url.startswith(b"/"):
-            self._check_absolute_target()
-        self._path = unquote(self.url.partition(b"?")[0].decode("ascii"))
-        if CONTROL.search(self._path) is not None:
-            raise Refused(InvalidRequest("The path has control characters."))
-
-    def _check_absolute_target(self) -> None:
-        """Absolute form (RFC 9112 3.2.2): its authority takes the place of Host."""
-        if self.url == b"*" and self._method == "OPTIONS":
-            return
-        try:
-            parts = httptools.parse_url(self.url)
-        except httptools.HttpParserInvalidURLError:
-            raise Refused(InvalidRequest("The address is not a URL.")) from None
-        authority = self.url.partition(b"//")[2].partition(b"/")[0].partition(b"?")[0]
-        if parts.schema.lower() not in (b"http", b"https") or HOST.fullmatch(authority) is None:
-            raise Refused(InvalidRequest("The address is not one of this server."))
-        self.headers = [field for field in self.headers if field[0] != b"host"]
-        self.headers.append((b"host", authority))
-        self.url = (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
-
     # Answers
 
     def _all_answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def _cycle(self, keep_alive: bool) -> RequestResponseCycle:
+    def _cycle(self, keep_alive: bool) -> AnswerCycle:
         path, _, query = self.url.partition(b"?")
         self.scope = {
             "type": "http",
@@ -287,7 +227,7 @@ class AccessProtocol(HttpToolsProtocol):
             "headers": self.headers,
             "state": {"deadline": self._deadline},
         }
-        cycle = RequestResponseCycle(
+        cycle = AnswerCycle(
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,
@@ -337,18 +277,15 @@ class AccessProtocol(HttpToolsProtocol):
             return
         request_id, _, _ = names_of(self.headers)
         body = problem.body(request_id.decode())
-        lines = [STATUS_LINE[problem.status].rstrip()]
-        lines += [name + b": " + value for name, value in self.server_state.default_headers]
-        lines += [f"{name}: {value}".encode() for name, value in problem.headers().items()]
-        lines += (
-            b"x-request-id: " + request_id,
-            b"x-content-type-options: nosniff",
-            b"content-length: %d" % len(body),
-            b"connection: close",
-            b"",
-            b"" if self._is_head() else body,
-        )
-        self.transport.write(b"\r\n".join(lines))
+        headers = [
+            *self.server_state.default_headers,
+            *[(name.encode(), value.encode()) for name, value in problem.headers().items()],
+            (b"x-request-id", request_id),
+            (b"x-content-type-options", b"nosniff"),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        head = answer_head(problem.status, headers, keep_alive=False)
+        self.transport.write(head if self._is_head() else head + body)
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
@@ -391,7 +328,3 @@ class AccessProtocol(HttpToolsProtocol):
 
 def _malformed(error: httptools.HttpParserError) -> Problem:
     return InvalidRequest(f"This is not HTTP: {error}.")
-
-
-def _wrong_header(name: str, detail: str) -> Problem:
-    return InvalidRequest(errors=[{"field": name, "detail": detail}])
