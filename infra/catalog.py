@@ -19,7 +19,7 @@ from services.business.imports.files import CatalogFile, Format, OnProgress, cat
 from services.business.imports.generate import PRODUCTS_MAX
 from services.business.imports.rows import FileProblem, Finding
 from services.business.stock_keeping import Entry, StockRefused, enter_stock
-from services.data.catalog_load import DatabaseUnreachable, LoadRunning
+from services.data.catalog_load import LoadFailed
 from services.data.db import Pool, Primary
 from services.data.stock_journal import Kind
 from services.problems import GatewayTimeout, OutcomeUnknown, Unavailable
@@ -30,6 +30,7 @@ from services.settings import (
     SettingsError,
     load,
 )
+from services.telemetry import configure_logging
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -151,6 +152,7 @@ def _enter(variant: str, quantity: int, kind: Kind, reason: str, data_dir: Path 
 
 async def _enter_stock(variant: str, quantity: int, kind: Kind, reason: str) -> Entry:
     settings = load(DatabaseSettings)
+    configure_logging("stock", settings)
     pool = Pool(
         "primary",
         settings.primary_dsn,
@@ -188,10 +190,8 @@ def _explained() -> Iterator[None]:
         raise _failed(str(error), USAGE) from None
     except loading.StrictStop:
         raise _failed("stopped at the first bad row: nothing changed", STRICT_STOP) from None
-    except LoadRunning:
-        raise _failed("another import is running; wait until it is done", UNAVAILABLE) from None
-    except DatabaseUnreachable as error:
-        raise _failed(f"the database can not be reached at {error}", UNAVAILABLE) from None
+    except LoadFailed as error:
+        raise _failed(str(error), UNAVAILABLE) from None
     except StockRefused as error:
         raise _failed(str(error), REFUSED) from None
     except OutcomeUnknown:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +26,10 @@ OnFinding = Callable[[Finding], None]
 
 class StrictStop(Exception):
     """A bad row with --strict: nothing was changed."""
+
+
+class StopReading(Exception):
+    """Ends the reading of a file in its thread; seen by nobody."""
 
 
 @dataclass(slots=True)
@@ -72,13 +78,23 @@ async def import_files(
     FileProblem, and what catalog_load raises.
     """
 
-    async def write(connection: catalog_load.Connection, summary: Summary) -> None:
+    stopped = threading.Event()
+
+    def on_read(what: str, done: int, total: int) -> None:
+        if stopped.is_set():
+            raise StopReading
+        on_progress(what, done, total)
+
+    def chunks() -> Iterator[Chunk]:
         for catalog in catalogs:
-            outcomes = files.read(catalog, currency, on_progress)
-            async for chunk in _ahead(_chunks(str(catalog.path), outcomes, strict=strict)):
+            outcomes = files.read(catalog, currency, on_read)
+            yield from _chunks(str(catalog.path), outcomes, strict=strict)
+
+    async def write(connection: catalog_load.Connection, summary: Summary) -> None:
+        async with aclosing(_ahead(chunks(), stopped)) as made:
+            async for chunk in made:
                 loaded = await catalog_load.load_chunk(connection, chunk.products, "import")
-                for clash in loaded.clashes:
-                    chunk.bad.append(_clash(chunk, clash))
+                chunk.bad.extend(_clash(chunk, clash) for clash in loaded.clashes)
                 for note in chunk.notes:
                     on_note(note)
                 for finding in chunk.bad:
@@ -104,13 +120,15 @@ async def generate_products(
 
     async def write(connection: catalog_load.Connection, summary: Summary) -> None:
         done = 0
-        async for chunk in _ahead(_generated(products, seed, currency)):
-            loaded = await catalog_load.load_chunk(connection, chunk.products, "generated")
-            for clash in loaded.clashes:
-                on_bad(_clash(chunk, clash))
-            _add(summary, loaded, 0)
-            done += len(chunk.products)
-            on_progress("catalog", done, products)
+        blocks = _generated(products, seed, currency)
+        async with aclosing(_ahead(blocks, threading.Event())) as made:
+            async for chunk in made:
+                loaded = await catalog_load.load_chunk(connection, chunk.products, "generated")
+                for clash in loaded.clashes:
+                    on_bad(_clash(chunk, clash))
+                _add(summary, loaded, 0)
+                done += len(chunk.products)
+                on_progress("catalog", done, products)
 
     return await _load(owner, products, write)
 
@@ -176,9 +194,16 @@ def _generated(products: int, seed: int, currency: str) -> Iterator[Chunk]:
         yield chunk
 
 
-async def _ahead(chunks: Iterator[Chunk]) -> AsyncIterator[Chunk]:
-    """The chunks, the next one being made in a thread while the last one is written."""
+async def _ahead(chunks: Iterator[Chunk], stopped: threading.Event) -> AsyncGenerator[Chunk, None]:
+    """The chunks, the next one being made in a thread while the last one is written.
+
+    `stopped` is set when no more are wanted; a thread can not be stopped from outside.
+    """
     coming = asyncio.create_task(asyncio.to_thread(next, chunks, None))
-    while (chunk := await coming) is not None:
-        coming = asyncio.create_task(asyncio.to_thread(next, chunks, None))
-        yield chunk
+    try:
+        while (chunk := await coming) is not None:
+            coming = asyncio.create_task(asyncio.to_thread(next, chunks, None))
+            yield chunk
+    finally:
+        stopped.set()
+        await asyncio.gather(coming, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""What crosses several tiers or files, from end to end."""
