@@ -21,7 +21,7 @@ import psutil
 from infra.local.addresses import get
 from infra.local.folder import DEFAULT_DATA_DIR, DataFolder, NotRunningError
 from infra.local.processes import same_process
-from tests.faults.waiting import ASK_EVERY_S, until
+from tests.faults.waiting import until
 
 HEALTHY_WITHIN_S: Final = 45.0  # above the supervisor's longest back-off of 30 s
 # A fast shutdown: PostgreSQL waits on SIGTERM until every client has gone.
@@ -160,24 +160,28 @@ class Parts:
                 self.resume(name)
 
     @asynccontextmanager
-    async def held_down(self, name: str) -> AsyncIterator[None]:
-        """Away inside the block: killed, and killed again as often as the supervisor starts it.
+    async def held_down(
+        self, name: str, *, within_s: float = HEALTHY_WITHIN_S
+    ) -> AsyncIterator[None]:
+        """Away inside the block: killed, while the supervisor is paused so that nothing restarts.
 
-        Its back-off grows meanwhile, so coming back takes up to as long as the block took.
+        Afterwards the supervisor sees the death and starts the part with its shortest back-off.
         """
-        self.kill(name)
-        killing = asyncio.create_task(self._keep_killing(name))
+        entry = self._folder.running_state()["supervisor"]
+        supervisor = same_process(entry["pid"], entry["created"])
+        if supervisor is None:
+            raise UnknownPartError("the supervisor has no process now")
+        supervisor.suspend()
         try:
+            self.kill(name)
+            await until(
+                lambda: self.look(name).process() is None,
+                within_s=within_s,
+                what=f"{name} is gone",
+            )
             yield
         finally:
-            killing.cancel()
-            await asyncio.gather(killing, return_exceptions=True)
-
-    async def _keep_killing(self, name: str) -> None:
-        while True:
-            with suppress(UnknownPartError, psutil.NoSuchProcess):
-                self.kill(name)
-            await asyncio.sleep(ASK_EVERY_S)
+            supervisor.resume()
 
     def _entries(self) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = self._folder.running_state()["parts"]
