@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from services.business.answers import cached_page, document, render
 from services.business.documents import Part, product_document
+from services.business.requests import read_slug
 from services.business.schemas import StockDocument, VariantStock
 from services.business.shop import Shop
 from services.data.db import Reader
@@ -40,7 +41,7 @@ DEGRADED_CACHE_CONTROL: Final = "public, max-age=0, s-maxage=1"
 
 async def show_product(shop: Shop, request: Request) -> Response:
     """GET /products/{slug}: the product page, from process memory, Valkey or its parts."""
-    slug = request.path_params["slug"]
+    slug = read_slug(request)
 
     async def load(reader: Reader) -> tuple[Page, Sequence[str]] | None:
         found = await gather_product(reader, slug)
@@ -94,7 +95,7 @@ async def gather_product(reader: Reader, slug: str) -> Page | None:
 
 async def show_stock(shop: Shop, request: Request) -> Response:
     """GET /products/{slug}/stock: exact, read from a standby that keeps up, held by nobody."""
-    slug = request.path_params["slug"]
+    slug = read_slug(request)
     rows = await select_stock(shop.database.reads, slug)
     if not rows:
         raise NotFound(f"There is no product {slug!r}.")

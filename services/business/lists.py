@@ -27,7 +27,7 @@ from services.business.shop import Shop
 from services.data.db import Reader
 from services.data.pages import PRODUCTS_TAG, Page, category_tag, page
 from services.data.products import select_categories
-from services.data.search import After, Filters, Hit, Match, Sort, select_hits
+from services.data.search import After, Filters, Hit, Match, Sort, SortValue, select_hits
 from services.problems import FieldError, InvalidRequest, NotFound
 
 LIST_CACHE_CONTROL: Final = (
@@ -134,15 +134,26 @@ def _read_cursor(query: ListQuery, sort: Sort) -> tuple[After | None, Match]:
         scope, match, value, product_id = orjson.loads(base64.urlsafe_b64decode(padded))
         if scope != _cursor_scope(query, sort) or match not in ("words", "similar"):
             raise ValueError(scope)
-        if sort == "newest":
-            value = datetime.fromisoformat(value)
-        elif sort in ("price", "-price"):
-            value = int(value)
-        else:
-            value = float(value)
-        return After(value, UUID(product_id)), match
+        return After(_sort_value(value, sort), UUID(product_id)), match
     except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error):
         raise _wrong("cursor", "is not one of this list; take next_cursor as it is") from None
+
+
+def _sort_value(value: object, sort: Sort) -> SortValue:
+    """What a row was sorted by, as the database takes it; anybody can write a cursor."""
+    if sort == "newest":
+        moment = datetime.fromisoformat(str(value))
+        # Others have no form in UTC, or none in the database; no product is from then either.
+        if moment.tzinfo is None or not 2000 <= moment.year <= 2999:
+            raise ValueError(value)
+        return moment
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(value)
+    if sort in ("price", "-price"):
+        if not isinstance(value, int) or not 0 <= value < 2**63:
+            raise ValueError(value)
+        return value
+    return float(value)
 
 
 def _wrong(field: str, detail: str) -> InvalidRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
@@ -11,12 +12,14 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from services.business.schemas import SLUG_FORM, SLUG_MAX, UUID_FORM
 from services.problems import (
     FieldError,
     IdempotencyKeyMissing,
     InvalidBody,
     InvalidJson,
     InvalidRequest,
+    NotFound,
     PayloadTooLarge,
     Unauthenticated,
     UnsupportedMediaType,
@@ -26,7 +29,11 @@ M = TypeVar("M", bound=BaseModel)
 
 BODY_LIMIT_BYTES: Final = 65_536  # fifty lines of an order are 5 KB
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
-UUID_FORM: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
+# A body can be wrong in thousands of places, and its names can be long: the answer stays short.
+ERRORS_MAX: Final = 20
+FIELD_MAX: Final = 200
+# What the validator says of itself where a reader needs to know about the body.
+PLAIN_WORDS: Final = {"model_type": "must be an object", "extra_forbidden": "is not known here"}
 
 
 async def read_json(request: Request, model: type[M]) -> tuple[M, bytes]:
@@ -40,8 +47,10 @@ async def read_json(request: Request, model: type[M]) -> tuple[M, bytes]:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidJson(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+    _check_names_once(body)
     try:
-        return model.model_validate(value, strict=False), body
+        # Without strict=False, which would overrule the fields that are strict.
+        return model.model_validate(value), body
     except ValidationError as error:
         raise InvalidBody(errors=_errors(error, "/")) from None
 
@@ -59,10 +68,18 @@ def read_query(request: Request, model: type[M]) -> M:
         raise InvalidRequest(errors=_errors(error, "")) from None
 
 
+def read_slug(request: Request) -> str:
+    """The slug of the path; one that no product can have is not looked up."""
+    slug: str = request.path_params["slug"]
+    if len(slug) > SLUG_MAX or not SLUG_FORM.fullmatch(slug):
+        raise NotFound("There is no product of this name.")
+    return slug
+
+
 def read_id(request: Request, name: str) -> UUID:
     """An id of the path."""
     text = request.path_params[name]
-    if not UUID_FORM.match(text):
+    if not UUID_FORM.fullmatch(text):
         raise InvalidRequest(errors=[{"field": name, "detail": "must be a UUID"}])
     return UUID(text)
 
@@ -82,7 +99,11 @@ def find_customer(request: Request) -> UUID | None:
 
 def read_idempotency_key(request: Request) -> str:
     """The Idempotency-Key, with or without the quotes of a structured field string."""
-    value = request.headers.get("idempotency-key", "").strip()
+    values = request.headers.getlist("idempotency-key")
+    if len(values) > 1:
+        error: FieldError = {"field": "Idempotency-Key", "detail": "is given more than once"}
+        raise IdempotencyKeyMissing(errors=[error])
+    value = "".join(values).strip()
     if len(value) >= 2 and value[0] == value[-1] == '"':
         value = value[1:-1]
     if not IDEMPOTENCY_KEY.match(value):
@@ -101,10 +122,28 @@ async def _read_body(request: Request) -> bytes:
     return b"".join(chunks)
 
 
+def _check_names_once(body: bytes) -> None:
+    """Refuse a name that stands twice in an object: readers differ in which value they take."""
+    try:
+        json.loads(body, object_pairs_hook=_each_once)
+    except RecursionError:
+        raise InvalidJson("It is nested too deeply.") from None
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    names: dict[str, object] = {}
+    for name, value in pairs:
+        if name in names:
+            raise InvalidJson(f"The name {name[:FIELD_MAX]!r} stands twice in one object.")
+        names[name] = value
+    return names
+
+
 def _errors(error: ValidationError, separator: str) -> list[FieldError]:
+    items = error.errors(include_url=False, include_context=False, include_input=False)
     return [
-        {"field": _field(item["loc"], separator), "detail": _detail(item)}
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
+        {"field": _field(item["loc"], separator)[:FIELD_MAX], "detail": _detail(item)}
+        for item in items[:ERRORS_MAX]
     ]
 
 
@@ -115,4 +154,4 @@ def _field(location: Iterable[int | str], separator: str) -> str:
 
 
 def _detail(item: Any) -> str:
-    return str(item["msg"]).removeprefix("Value error, ")
+    return PLAIN_WORDS.get(item["type"]) or str(item["msg"]).removeprefix("Value error, ")

@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+)
 
 LINES_MAX = 50  # a basket is locked and decided at once: keep it short
 QUANTITY_MAX = 100
 PRICE_MAX_MINOR = 10**12
+# The forms that the schema's constraints demand of what it stores.
+SLUG_FORM: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+SLUG_MAX: Final = 200
+# One spelling of an id, of the several that are a UUID: readers of a body must agree.
+UUID_FORM: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+INTEGER_FORM: Final = re.compile(r"-?[0-9]{1,19}")
 
 
 def _rfc3339(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
+
+def _spelt_as_uuid(value: object) -> object:
+    if isinstance(value, str) and not UUID_FORM.fullmatch(value):
+        raise ValueError("must be a UUID")
+    return value
+
+
+def _spelt_as_integer(value: object) -> object:
+    if isinstance(value, str) and not INTEGER_FORM.fullmatch(value):
+        raise ValueError("must be an integer")
+    return value
+
+
+def _without_nul(value: str) -> str:
+    """PostgreSQL's text can not hold NUL."""
+    if "\x00" in value:
+        raise ValueError("must not contain a NUL character")
+    return value
+
+
+Id = Annotated[UUID, BeforeValidator(_spelt_as_uuid)]
+Integer = Annotated[int, BeforeValidator(_spelt_as_integer)]
+Text = Annotated[str, AfterValidator(_without_nul)]
 
 Timestamp = Annotated[
     datetime,
@@ -138,32 +176,30 @@ class ListQuery(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    q: str | None = Field(
+    q: Text | None = Field(
         None, min_length=1, max_length=100, description="words to search; misspelt ones are found"
     )
-    category: str | None = Field(None, max_length=200, description="slug of a category")
-    min_price: int | None = Field(
+    category: str | None = Field(
+        None,
+        max_length=SLUG_MAX,
+        pattern=f"^{SLUG_FORM.pattern}$",
+        description="slug of a category",
+    )
+    min_price: Integer | None = Field(
         None, ge=0, le=PRICE_MAX_MINOR, description="lowest price, minor units"
     )
-    max_price: int | None = Field(
+    max_price: Integer | None = Field(
         None, ge=0, le=PRICE_MAX_MINOR, description="highest price, minor units"
     )
     sort: Literal["relevance", "popular", "price", "-price", "newest"] | None = Field(
         None, description="default: relevance with q, else popular; relevance needs q"
     )
     cursor: str | None = Field(None, max_length=500, description="next_cursor of the page before")
-    limit: int = Field(24, ge=1, le=100, description="products a page")
-
-    @field_validator("q")
-    @classmethod
-    def _no_nul(cls, value: str | None) -> str | None:
-        if value is not None and "\x00" in value:
-            raise ValueError("must not contain a NUL character")
-        return value
+    limit: Integer = Field(24, ge=1, le=100, description="products a page")
 
 
 class OrderLineRequest(Request):
-    variant_id: UUID
+    variant_id: Id
     quantity: int = Field(ge=1, le=QUANTITY_MAX, strict=True)
 
 
@@ -231,10 +267,10 @@ class OrderDocument(Document):
 class StockMovementRequest(Request):
     """Stock that came in (receive) or was counted differently (adjust)."""
 
-    variant_id: UUID
+    variant_id: Id
     kind: Literal["receive", "adjust"]
     quantity: int = Field(ge=-(10**9), le=10**9, strict=True)
-    reason: str = Field(min_length=1, max_length=200)
+    reason: Text = Field(min_length=1, max_length=200)
 
 
 class StockMovementDocument(Document):
