@@ -75,6 +75,7 @@ class DataFolder:
         for path in (self.log, self.run, self.provider, self.valkey):
             path.mkdir(exist_ok=True)
             path.chmod(0o700)
+        self.run.chmod(0o711)  # a server that runs as another user reads its own file here
         # A data folder made inside a repository is never committed by accident.
         (self.root / ".gitignore").write_text("*\n")
 

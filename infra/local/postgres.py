@@ -149,7 +149,7 @@ class PostgresServer(Part):
             identity=self.identity,
         )
         if code != 0:
-            raise NotReadyError(f"{program} ended with exit code {code}; see {self.log_file}")
+            raise NotReadyError(f"{program} ended with exit code {code}")
         shutil.rmtree(final, ignore_errors=True)
         fresh.rename(final)
 
@@ -169,12 +169,14 @@ class PostgresServer(Part):
         self.servers.own(fresh)
         fresh.replace(self.passwords_file)
 
-    def clear_leftovers(self) -> None:
+    def take_over(self) -> None:
         """End a server that still runs on this data, and forget the note of one that does not.
 
         The folder's lock is ours, so nobody else may use the data. PostgreSQL itself refuses to
         start when the process id in its note belongs to anything alive.
         """
+        if self.data.exists():
+            self.servers.own(self.data)  # the last run may have been as another user
         note = self.data / "postmaster.pid"
         with suppress(OSError, ValueError, IndexError, psutil.Error):
             process = psutil.Process(int(note.read_text().split("\n")[0]))
@@ -193,7 +195,7 @@ class Primary(PostgresServer):
 
     async def prepare(self) -> None:
         self.write_passwords()
-        self.clear_leftovers()
+        self.take_over()
         if (self.data / "PG_VERSION").exists():
             return
         first_password = self.folder.run / "superuser_password"
@@ -229,7 +231,7 @@ class Standby(PostgresServer):
 
     async def prepare(self) -> None:
         self.write_passwords()
-        self.clear_leftovers()
+        self.take_over()
         if not (self.data / "PG_VERSION").exists():
             self._remake = self._remake or "there is none yet"
         if self._remake:

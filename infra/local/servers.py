@@ -32,16 +32,15 @@ class Servers:
     identity: Literal["self", "namespace", "nobody"]
 
     def own(self, path: Path) -> None:
-        """Give a folder with all in it to the user that the servers run as."""
-        if self.identity != "nobody":
+        """Give a file or a folder with all in it to the user that the servers run as."""
+        if self.identity == "self":
             return
-        user = pwd.getpwnam(UNPRIVILEGED_USER)
-        for folder, _, names in os.walk(path):
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            for name in names:
-                os.chown(Path(folder, name), user.pw_uid, user.pw_gid, follow_symlinks=False)
-        if path.is_file():
-            os.chown(path, user.pw_uid, user.pw_gid)
+        # A namespace shows root's files as nobody's, so there they stay root's.
+        user = pwd.getpwnam(UNPRIVILEGED_USER if self.identity == "nobody" else "root")
+        if path.stat().st_uid == user.pw_uid:
+            return
+        for below in (path, *path.rglob("*")):
+            os.chown(below, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
 
 def _package_folder(name: str) -> Path:

@@ -266,4 +266,5 @@ def _as_user(dsn: str, user: str) -> str:
 
 
 def _without_password(address: str) -> str:
-    return urlsplit(address).netloc.rpartition("@")[2] or address
+    parts = urlsplit(address)
+    return parts.netloc.rpartition("@")[2] + parts.path

@@ -129,7 +129,7 @@ class Supervisor:
         while True:
             self._set(part, "waiting")
             await asyncio.gather(*(self._ready[name].wait() for name in part.needs))
-            began, failure = time.monotonic(), ""
+            began = time.monotonic()
             try:
                 if part.is_task and (reason := await part.reason_to_skip()) is not None:
                     self._set(part, "skipped", reason)
@@ -137,14 +137,14 @@ class Supervisor:
                     return
                 was_ready = await self._live(part)
             except (OSError, SubprocessError, NotReadyError) as error:
-                was_ready, failure = False, str(error) or type(error).__name__
-                part.last_exit = failure
+                was_ready = False
+                part.last_exit = str(error) or type(error).__name__
             if part.state == "done":
                 return
             self._ready[part.name].clear()
             unready = 0 if was_ready else unready + 1
             failures = 0 if time.monotonic() - began > HEALTHY_AFTER_S else failures
-            self._give_up_when_hopeless(part, unready, failure)
+            self._give_up_when_hopeless(part, unready)
             if unready:
                 part.died_before_ready(unready)
             wait_s = min(RESTART_LONGEST_S, RESTART_FIRST_S * 2**failures)
@@ -234,16 +234,15 @@ class Supervisor:
             self.measure()
             self._changed(None)
 
-    def _give_up_when_hopeless(self, part: Part, unready: int, failure: str) -> None:
+    def _give_up_when_hopeless(self, part: Part, unready: int) -> None:
         if self._started:
             return
         bad_settings = part.last_exit == _describe(EXIT_BAD_SETTINGS)
         if bad_settings or unready >= START_ATTEMPTS:
             self._set(part, "failed", part.last_exit)
-            said = failure or _last_lines(self.log_file(part))
             raise StartError(
-                f"{part.name} does not start ({part.last_exit}):\n{said}\n"
-                f"its log: {self.log_file(part)}",
+                f"{part.name} does not start: {part.last_exit}\n"
+                f"{_last_lines(self.log_file(part))}\nall of its log: {self.log_file(part)}",
                 EXIT_BAD_SETTINGS if bad_settings else 1,
             )
 

@@ -53,19 +53,14 @@ def table(parts: Sequence[Mapping[str, Any]]) -> Table:
     total = sum(int(part.get("memory_bytes") or 0) for part in parts)
     rows.append(("", "", "", "", _mebibytes(total), "", ""))
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for column, heading in enumerate(HEADINGS):
-        widest = max(len(heading), *(len(row[column]) for row in rows))
-        result.add_column(
-            heading,
-            justify="right" if heading in ("pid", "memory", "restarts") else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=widest if heading else None,  # only the note gives way on a narrow terminal
-            style="" if heading else "dim",
-        )
-    for row in rows:
-        state = Text(row[1], style=COLOURS.get(row[1], "yellow"))
-        result.add_row(row[0], state, *map(Text, row[2:]))
+    for heading in HEADINGS:
+        right = heading in ("pid", "memory", "restarts")
+        # Only the column of notes, which has no heading, gives way on a narrow terminal.
+        result.add_column(heading, justify="right" if right else "left", no_wrap=bool(heading))
+    for *words, note in rows:
+        cells = [Text(word) for word in words]
+        cells[1].stylize(COLOURS.get(words[1], "yellow"))
+        result.add_row(*cells, Text(note, style="dim", no_wrap=True, overflow="ellipsis"))
     return result
 
 

@@ -64,8 +64,8 @@ class Tier(Part):
         return ""
 
 
-async def _ask_owner(variables: Mapping[str, str], secrets: Path, query: str) -> Any:
-    """The first value of a query as tercet_owner; None where the table is not there."""
+async def _ask_owner(variables: Mapping[str, str], secrets: Path, table: str, query: str) -> Any:
+    """The first value of a query as tercet_owner; None where its table is not there."""
     password = variables.get("TERCET_OWNER_PASSWORD") or read_secret(secrets, "owner_password")
     try:
         connection = await asyncpg.connect(
@@ -74,9 +74,11 @@ async def _ask_owner(variables: Mapping[str, str], secrets: Path, query: str) ->
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise NotReadyError(str(error)) from None
     try:
+        if await connection.fetchval("select to_regclass($1)", table, timeout=2.0) is None:
+            return None
         return await connection.fetchval(query, timeout=2.0)
-    except asyncpg.UndefinedTableError:
-        return None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise NotReadyError(str(error)) from None
     finally:
         connection.terminate()
 
@@ -101,7 +103,7 @@ class Migrate(Tier):
 
     async def reason_to_skip(self) -> str | None:
         query = "select version_num from alembic_version"
-        current = await _ask_owner(self.variables(), self.folder.secrets, query)
+        current = await _ask_owner(self.variables(), self.folder.secrets, "alembic_version", query)
         return f"at {current}" if current and current == newest_revision() else None
 
 
@@ -128,7 +130,7 @@ class Catalog(Tier):
         if not self.products:
             return "none asked for"
         query = "select exists (select from products)"
-        some = await _ask_owner(self.variables(), self.folder.secrets, query)
+        some = await _ask_owner(self.variables(), self.folder.secrets, "products", query)
         return "there are products" if some and not self._half_done.exists() else None
 
     async def prepare(self) -> None:

@@ -121,9 +121,7 @@ async def test_a_part_that_never_becomes_ready_ends_the_start_with_its_log(
     monkeypatch.setattr(module, "RESTART_FIRST_S", 0.01)
     part = Script("part", lines="print('no such table'); sys.exit(3)", folder=tmp_path)
     async with supervised(tmp_path, part) as (supervisor, _):
-        with pytest.raises(
-            StartError, match=r"part does not start \(exit code 3\):\nno such table"
-        ):
+        with pytest.raises(StartError, match=r"part does not start: exit code 3\nno such table"):
             await supervisor.start()
     assert part.restarts == module.START_ATTEMPTS - 1
 

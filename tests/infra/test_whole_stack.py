@@ -1,0 +1,100 @@
+"""The whole stack as a user sees it: what it reports, what it suggests to try, how it heals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from tests.running_stack import RunningStack
+
+NAMES = (
+    "primary", "bootstrap", "standby", "valkey", "migrate", "catalog", "provider", "business",
+    "worker-outbox", "worker-reconcile", "worker-expiry", "access",
+)  # fmt: skip
+AT_REST_BYTES = 700 * 1024 * 1024  # what the issue promises
+HEAL_S = 30.0
+
+
+def tercet(stack: RunningStack, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "infra.cli", *arguments, "--data-dir", str(stack.data_dir)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def lines_to_try(stack: RunningStack) -> list[str]:
+    return [line.strip() for line in stack.state["greeting"].splitlines() if "curl" in line]
+
+
+def test_status_tells_name_pid_address_state_and_memory_of_each_part(stack: RunningStack) -> None:
+    done = tercet(stack, "status", "--json")
+    status = json.loads(done.stdout)
+    assert (done.returncode, status["phase"], status["url"]) == (0, "ready", stack.url)
+    assert tuple(part["name"] for part in status["parts"]) == NAMES
+    for part in status["parts"]:
+        assert part["state"] in ("running", "done")
+        if part["state"] == "running":
+            assert part["memory_bytes"] > 0
+            os.kill(part["pid"], 0)
+            assert part["address"] or part["name"].startswith("worker-")
+
+
+def test_the_whole_stack_at_rest_takes_less_memory_than_promised(stack: RunningStack) -> None:
+    assert 0 < json.loads(tercet(stack, "status", "--json").stdout)["memory_bytes"] < AT_REST_BYTES
+
+
+def test_nothing_but_access_listens_beyond_this_machine(stack: RunningStack) -> None:
+    addresses = [part["address"] for part in stack.state["parts"] if part["address"]]
+    assert all(address.startswith("127.0.0.1:") for address in addresses)
+
+
+def test_the_state_file_has_the_addresses_but_no_secret(stack: RunningStack) -> None:
+    text = stack.folder.state_file.read_text()
+    assert stack.environment["TERCET_PRIMARY_DSN"].startswith("postgresql://tercet_app@127.0.0.1:")
+    assert stack.folder.state_file.stat().st_mode & 0o077 == 0
+    assert not any(path.read_text() in text for path in stack.folder.secrets.iterdir())
+
+
+def test_doctor_finds_nothing_wrong_with_a_healthy_stack(stack: RunningStack) -> None:
+    said = tercet(stack, "doctor").stdout
+    about_the_stack = [line for line in said.splitlines() if "installed into" not in line]
+    assert not [line for line in about_the_stack if line.startswith("WRONG")]
+    assert "standby: running, streaming" in said
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the lines to try use curl")
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_three_lines_to_try_work_when_they_are_pasted(stack: RunningStack, shell: str) -> None:
+    page, listing, payment = (run_in(shell, line) for line in lines_to_try(stack))
+    assert page["variants"][0]["price"]["amount_minor"] > 0
+    assert page["slug"] in [item["slug"] for item in listing["items"]] or listing["items"]
+    assert payment["state"] == "SUCCESS"
+
+
+def run_in(shell: str, line: str) -> Any:
+    path = shutil.which(shell)
+    if path is None:
+        pytest.skip(f"there is no {shell} here")
+    done = subprocess.run([path, "-c", line], capture_output=True, timeout=30, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["provider", "worker-outbox", "business", "access"])
+async def test_a_killed_process_comes_back_at_its_address(stack: RunningStack, name: str) -> None:
+    before = stack.part(name)
+    os.kill(before["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + HEAL_S
+    while stack.part(name)["pid"] == before["pid"] or stack.part(name)["state"] != "running":
+        assert time.monotonic() < deadline, stack.part(name)
+        await asyncio.sleep(0.05)
+    after = stack.part(name)
+    assert after["address"] == before["address"]
+    assert after["restarts"] == before["restarts"] + 1
+    assert after["last_exit"] == "killed by SIGKILL"
