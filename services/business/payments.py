@@ -31,6 +31,7 @@ from services.business.requests import read_customer, read_id, read_idempotency_
 from services.business.schemas import PaymentRequest
 from services.business.shop import Shop
 from services.data import idempotency, ledger, orders, payments
+from services.data.db import Transaction
 from services.data.idempotency import Key, KeyRow
 from services.data.ledger import PROVIDER_CLEARING, SALES, Transfer
 from services.data.orders import OrderKey
@@ -113,7 +114,7 @@ async def claim(
             tx, Key(order_key.customer_id, "pay_order", key, body_hash), lease
         )
         if isinstance(claimed, KeyRow):
-            return Paid(await _earlier(shop, order_key.customer_id, claimed, body_hash), True)
+            return Paid(await _earlier(tx, order_key.customer_id, claimed, body_hash), True)
         order = await orders.lock_order(tx, order_key)
         if order is None:
             raise NotFound("There is no such order.")
@@ -194,11 +195,15 @@ def charge_order(payment: Payment) -> ChargeOrder:
     )
 
 
-async def _earlier(shop: Shop, customer_id: UUID, row: KeyRow, body_hash: bytes) -> Payment:
-    """The payment that the key made, as it stands now."""
+async def _earlier(tx: Transaction, customer_id: UUID, row: KeyRow, body_hash: bytes) -> Payment:
+    """The payment that the key made, as it stands now.
+
+    Read by the claim's own connection: a second one, taken while the first is held, would have as
+    many repeated requests as the pool has places wait for each other.
+    """
     if row.fingerprint != body_hash:
         raise IdempotencyKeyReused("The key was used for another order or payment method.")
-    payment = await payments.select_payment(shop.database.primary, customer_id, row.subject_id)
+    payment = await payments.select_payment(tx, customer_id, row.subject_id)
     if payment is None or (payment.state == "INIT" and row.leased):
         raise IdempotencyKeyRunning(retry_after_s=1)
     return payment
