@@ -1,0 +1,1 @@
+"""What a stranger may try: every check of reliability's security list that this milestone has."""
