@@ -213,6 +213,7 @@ class Pool:
         lost: ConnectionLost | None = None
         while True:
             connection = await self._take(deadline, patience, repeatable=repeatable, lost=lost)
+            self._check_time_left(connection, deadline, lost)
             reused = connection.served > 0
             told = self._told(head, deadline)
             answer = connection.start(
@@ -236,11 +237,20 @@ class Pool:
                 lost = error
                 self.retried_total += 1
 
+    def _check_time_left(
+        self, connection: Connection, deadline: Deadline, lost: ConnectionLost | None
+    ) -> None:
+        """Not to send what can not be back in time: it would be done, and the answer lost."""
+        if self._hop_ms is not None and deadline.left_s() * 1000 <= self._hop_ms:
+            if connection.alive:
+                self.released(connection)
+            raise lost or PoolTimedOut("too little time was left when a connection became free")
+
     def _told(self, head: bytes, deadline: Deadline) -> bytes:
         """The head with the time that is left now, when a connection has been found."""
         if self._hop_ms is None or deadline.at == math.inf:
             return head
-        left_ms = max(1, deadline.left_ms() - self._hop_ms)
+        left_ms = max(1, deadline.left_ms() - self._hop_ms)  # a moment has passed since the check
         return b"%b%b: %d\r\n\r\n" % (head[:-2], DEADLINE_NAME, left_ms)
 
     def _framing(

@@ -609,6 +609,22 @@ async def test_idle_connections_are_closed_before_the_server_does() -> None:
         assert upstream.connections == 2
 
 
+async def test_a_request_says_how_much_time_is_left_when_it_is_sent() -> None:
+    async with Upstream() as upstream, pool_to(upstream, hop_ms=100) as pool:
+        await get(pool, seconds=5)
+        told = int(upstream.requests[0].header(b"x-deadline-ms") or 0)
+        assert 4000 < told <= 4900
+
+
+async def test_what_can_not_be_back_in_time_is_not_sent() -> None:
+    async with Upstream() as upstream, pool_to(upstream, hop_ms=100) as pool:
+        with pytest.raises(PoolTimedOut):
+            await post(pool, seconds=0.09)
+        assert upstream.requests == []
+        assert pool.in_flight == 0
+        assert (await get(pool)).status == 200
+
+
 # Waiting for a place
 
 
