@@ -111,7 +111,12 @@ async def open_sandbox(
         timeout_s=settings.provider_timeout_ms / 1000,
         max_concurrent=CONCURRENT_CHARGES,
         answers=(RefusedByProvider, NeverArrived),
-        never_sent=(httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout),
+        never_sent=(
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+            httpx.PoolTimeout,
+            httpx.LocalProtocolError,
+        ),
         # A provider that takes a second is slow by its nature, not broken.
         slow_s=settings.provider_timeout_ms / 1000,
     )
