@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -18,10 +18,7 @@ from services.business.imports import loading
 from services.business.imports.files import CatalogFile, Format, OnProgress, catalog_file
 from services.business.imports.generate import PRODUCTS_MAX
 from services.business.imports.rows import FileProblem, Finding
-from services.business.stock_keeping import Entry, StockRefused, enter_stock
 from services.data.catalog_load import LoadFailed
-from services.data.db import Pool, Primary
-from services.data.stock_journal import Kind
 from services.problems import GatewayTimeout, OutcomeUnknown, Unavailable
 from services.settings import (
     CatalogSettings,
@@ -30,7 +27,10 @@ from services.settings import (
     SettingsError,
     load,
 )
-from services.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from services.business.stock_keeping import Entry
+    from services.data.stock_journal import Kind
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -140,9 +140,15 @@ def adjust_command(
 
 
 def _enter(variant: str, quantity: int, kind: Kind, reason: str, data_dir: Path | None) -> None:
+    # Half a second of imports that a catalog does not need.
+    from services.business.stock_keeping import StockRefused
+
     with _explained():
         _use(data_dir)
-        entry = asyncio.run(_enter_stock(variant, quantity, kind, reason))
+        try:
+            entry = asyncio.run(_enter_stock(variant, quantity, kind, reason))
+        except StockRefused as error:
+            raise _failed(str(error), REFUSED) from None
     title = " ".join(part for part in (entry.variant.product_title, entry.variant.title) if part)
     typer.echo(
         f"{title} ({entry.variant.variant_id}): {quantity:+d}, now {entry.moved.available} "
@@ -151,6 +157,10 @@ def _enter(variant: str, quantity: int, kind: Kind, reason: str, data_dir: Path 
 
 
 async def _enter_stock(variant: str, quantity: int, kind: Kind, reason: str) -> Entry:
+    from services.business.stock_keeping import enter_stock
+    from services.data.db import Pool, Primary
+    from services.telemetry import configure_logging
+
     settings = load(DatabaseSettings)
     configure_logging("stock", settings)
     pool = Pool(
@@ -192,8 +202,6 @@ def _explained() -> Iterator[None]:
         raise _failed("stopped at the first bad row: nothing changed", STRICT_STOP) from None
     except LoadFailed as error:
         raise _failed(str(error), UNAVAILABLE) from None
-    except StockRefused as error:
-        raise _failed(str(error), REFUSED) from None
     except OutcomeUnknown:
         raise _failed(
             "the answer was lost: look at the stock before trying again", UNAVAILABLE
