@@ -1,0 +1,53 @@
+"""Fixtures of tests that buy: re-exported by the conftest.py of each folder that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from services.business.shop import Shop, open_shop
+from tests.running_stack import RunningStack
+from tests.shopping import (
+    Books,
+    Customer,
+    ProviderBooks,
+    business_settings,
+    http_client,
+    open_books,
+    provider_books,
+)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def http(base_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the shop's public address."""
+    async with http_client(base_url) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="session")
+async def books(owner_dsn: str) -> AsyncIterator[Books]:
+    async with open_books(owner_dsn) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="session")
+async def provider(stack: RunningStack) -> AsyncIterator[ProviderBooks]:
+    async with provider_books(stack) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="session")
+async def shop(stack: RunningStack) -> AsyncIterator[Shop]:
+    """Business inside the test's process, on the servers of the stack."""
+    async with open_shop(business_settings(stack)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def customer(http: httpx.AsyncClient) -> Customer:
+    """Somebody whom the shop does not know yet."""
+    return Customer(http)

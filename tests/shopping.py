@@ -1,0 +1,225 @@
+"""Buying as customers do, over HTTP, and the witnesses of what it came to: books and provider."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Final, TypeVar
+from unittest.mock import patch
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+
+from services.data.proofs import RULES
+from services.settings import BusinessSettings, ProcessSettings, load
+from tests.running_stack import RunningStack
+
+S = TypeVar("S", bound=ProcessSettings)
+Rows = list[asyncpg.Record]
+
+TIMEOUT_S: Final = 15.0  # above every deadline of the stack
+LIMITS: Final = httpx.Limits(max_connections=200, max_keepalive_connections=200)
+
+INSERT_PRODUCT: Final = """
+    insert into products (slug, title, source, source_id, content_sha256, currency,
+        price_from_minor, category_slug, published)
+    values ($1, $2, 'generated', $1, '\\x00', $3, $4, $5, $6) returning product_id
+"""
+INSERT_VARIANTS: Final = """
+    with new as (
+        insert into variants (product_id, variant_key, position, title, sku, currency, price_minor)
+        select $1, n::text, n, 'size ' || n, $2 || '-' || n, $3, $4
+        from generate_series(1, $5::int) n returning variant_id, position
+    ), stocked as (
+        insert into stock (variant_id, received, available) select variant_id, $6, $6 from new
+    ), journal as (
+        insert into stock_journal (variant_id, kind, quantity, reason)
+        select variant_id, 'receive', $6, 'a test' from new where $6 > 0
+    )
+    select variant_id from new order by position
+"""
+
+
+@dataclass(frozen=True)
+class Goods:
+    """A product made for one test, so that no other test buys it."""
+
+    product_id: UUID
+    slug: str
+    variants: list[UUID]
+
+    @property
+    def variant(self) -> UUID:
+        return self.variants[0]
+
+
+class Books:
+    """The database as a test looks at it, as its owner, and changes what time would change."""
+
+    def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        self.connection = connection
+
+    async def rows(self, sql: str, *args: object) -> Rows:
+        return await self.connection.fetch(sql, *args)
+
+    async def value(self, sql: str, *args: object) -> Any:
+        return await self.connection.fetchval(sql, *args)
+
+    async def goods(
+        self,
+        *,
+        available: int = 100,
+        price_minor: int = 1000,
+        currency: str = "USD",
+        variants: int = 1,
+        category: str | None = None,
+        published: bool = True,
+        title: str = "Plain Test Goods",
+    ) -> Goods:
+        """A new product; pages and lists are told, as an import would."""
+        slug = f"test-{uuid4().hex}"
+        async with self.connection.transaction():
+            product_id = await self.value(
+                INSERT_PRODUCT, slug, title, currency, price_minor, category, published
+            )
+            rows = await self.rows(
+                INSERT_VARIANTS, product_id, slug, currency, price_minor, variants, available
+            )
+            await self.rows(
+                "insert into outbox (kind, name, aggregate_id) values ('tag', 'products', '')"
+            )
+        return Goods(product_id, slug, [row["variant_id"] for row in rows])
+
+    async def stock(self, variant_id: UUID) -> tuple[int, int, int]:
+        """Available, held, sold."""
+        rows = await self.rows(
+            "select available, held, sold from stock where variant_id = $1", variant_id
+        )
+        return rows[0]["available"], rows[0]["held"], rows[0]["sold"]
+
+    async def payments(self, order_id: str) -> Rows:
+        return await self.rows(
+            "select * from payments where order_id = $1 order by created_at", UUID(order_id)
+        )
+
+    async def transfers(self, payment_id: object) -> Rows:
+        return await self.rows(
+            "select * from ledger_transfers where cause_id = $1", UUID(str(payment_id))
+        )
+
+    async def broken_rules(self) -> list[str]:
+        """The sentences of the invariants that do not hold now, in one snapshot."""
+        async with self.connection.transaction(isolation="repeatable_read", readonly=True):
+            return [rule.sentence for rule in RULES if await self.rows(rule.broken)]
+
+
+@asynccontextmanager
+async def open_books(dsn: str) -> AsyncIterator[Books]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield Books(connection)
+    finally:
+        await connection.close()
+
+
+@dataclass
+class Customer:
+    """One who buys at a shop's address; the token of the first order is kept."""
+
+    http: httpx.AsyncClient
+    token: str | None = None
+
+    async def order(
+        self, lines: dict[UUID, int] | Any, *, key: str | None = None, **body: object
+    ) -> httpx.Response:
+        if isinstance(lines, dict):
+            lines = [{"variant_id": str(v), "quantity": q} for v, q in lines.items()]
+        answer = await self.post("/orders", {"lines": lines, **body}, key=key)
+        if self.token is None and answer.status_code == 201:
+            self.token = answer.json()["customer_token"]
+        return answer
+
+    async def placed(self, lines: dict[UUID, int]) -> str:
+        """The id of a new order."""
+        answer = await self.order(lines)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["order_id"])
+
+    async def pay(
+        self, order_id: str, payment_method: str = "tok_approve", *, key: str | None = None
+    ) -> httpx.Response:
+        body = {"payment_method": payment_method}
+        return await self.post(f"/orders/{order_id}/payments", body, key=key)
+
+    async def post(self, path: str, body: object, *, key: str | None = None) -> httpx.Response:
+        headers = {"idempotency-key": key or uuid4().hex, **self._credential()}
+        return await self.http.post(path, json=body, headers=headers)
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        return await self.http.get(path, headers={**self._credential(), **headers})
+
+    async def payment_state(self, payment_id: str) -> str:
+        return str((await self.get(f"/payments/{payment_id}")).json()["state"])
+
+    def _credential(self) -> dict[str, str]:
+        return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+
+
+class ProviderBooks:
+    """The provider's own ledger: what it says was charged counts, not what we think."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+
+    async def charges(self, payment_id: object) -> list[dict[str, Any]]:
+        """Every charge under this payment's id, looked for in the whole ledger."""
+        found: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            query = {"limit": "1000"} | ({"cursor": cursor} if cursor else {})
+            page = (await self.http.get("/charges", params=query)).raise_for_status().json()
+            found += [item for item in page["items"] if item["charge_key"] == str(payment_id)]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
+
+    async def behave(self, **behaviour: object) -> None:
+        (await self.http.put("/behaviour", json=behaviour)).raise_for_status()
+
+
+def http_client(url: str, **headers: str) -> httpx.AsyncClient:
+    """A client that many customers share: it keeps nobody's cookie."""
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return httpx.AsyncClient(
+        base_url=url,
+        headers=headers,
+        cookies=no_cookies,
+        timeout=TIMEOUT_S,
+        trust_env=False,
+        limits=LIMITS,
+    )
+
+
+@asynccontextmanager
+async def provider_books(stack: RunningStack) -> AsyncIterator[ProviderBooks]:
+    url = stack.environment["TERCET_PROVIDER_URL"]
+    async with http_client(url, authorization=f"Bearer {stack.secret('provider_secret')}") as http:
+        yield ProviderBooks(http)
+
+
+def settings_of(stack: RunningStack, kind: type[S], **changes: object) -> S:
+    """The settings of a process of this stack, with some of them changed."""
+    with patch.dict(os.environ, stack.environment):
+        return load(kind).model_copy(update=changes)
+
+
+def business_settings(stack: RunningStack, **changes: object) -> BusinessSettings:
+    return settings_of(stack, BusinessSettings, **changes)
+
+
+def statuses(answers: Sequence[httpx.Response]) -> list[int]:
+    return sorted(answer.status_code for answer in answers)
