@@ -32,14 +32,14 @@ copy_primary() {
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     copy_primary "there is none yet"
-elif system=$(ask IDENTIFY_SYSTEM); then
+elif system=$(ask IDENTIFY_SYSTEM) && kept=$(ask "READ_REPLICATION_SLOT $slot"); then
     own=$(pg_controldata "$PGDATA" | sed -n 's/^Database system identifier: *//p')
     if [ "${system%%|*}" != "$own" ]; then
         # It may be the only copy of what was lost: nothing but a person deletes it.
         say "this is a copy of another primary ($own, not ${system%%|*}); to copy this one, remove the volume"
         exit 1
     fi
-    case $(ask "READ_REPLICATION_SLOT $slot") in
+    case $kept in
         physical\|*/*) ;;
         *) copy_primary "the primary has not kept its changes for this one" ;;
     esac
