@@ -19,6 +19,7 @@ from services.problems import PROBLEM_JSON, Problem, catalogue
 TEMPLATES: Final = Path(__file__).parent / "templates"
 # What every route can answer, whatever it does.
 USUAL: Final = (
+    problems.InvalidRequest,
     problems.InternalError,
     problems.Unavailable,
     problems.OutcomeUnknown,
@@ -184,8 +185,6 @@ def _problems_by_status(endpoint: Endpoint) -> dict[int, list[type[Problem]]]:
     ]
     if endpoint.guard != "nobody":
         kinds.append(problems.Unauthenticated)
-    if any(name.endswith("_id") for name in PARAMETER.findall(endpoint.path)):
-        kinds.append(problems.InvalidRequest)
     by_status: dict[int, list[type[Problem]]] = {}
     for kind in dict.fromkeys(kinds):
         by_status.setdefault(kind.status, []).append(kind)
