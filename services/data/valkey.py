@@ -27,7 +27,7 @@ def connect(settings: DatabaseSettings, *, timeout_s: float) -> Redis:
         socket_timeout=timeout_s,
         protocol=3,
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)  # which it closes, as it would not close one that it is only lent
 
 
 def upstream(settings: DatabaseSettings) -> Upstream:
