@@ -10,15 +10,6 @@ from typing import Final
 from services.business.imports.goods import COLOURS
 from services.business.silhouettes import BOX, OF_WORD, PENDANT, TSHIRT
 
-CONTENT_TYPE: Final = "image/svg+xml"
-# For whoever serves them: a name stands for one picture for ever, and it needs nothing else.
-HEADERS: Final = {
-    "content-type": CONTENT_TYPE,
-    "cache-control": "public, max-age=86400, s-maxage=86400",
-    "content-security-policy": "default-src 'none'",
-    "x-content-type-options": "nosniff",
-}
-
 # The same form as a slug in the schema, with some room for the view at its end.
 NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 NAME_MAX: Final = 240
