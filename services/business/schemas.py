@@ -53,6 +53,9 @@ def _without_nul(value: str) -> str:
 
 Id = Annotated[UUID, BeforeValidator(_spelt_as_uuid)]
 Integer = Annotated[int, BeforeValidator(_spelt_as_integer)]
+# The bounds stand here and not at the parameters: those may be null, and pydantic then writes
+# bounds into the document that no reader of it knows.
+Price = Annotated[int, Field(ge=0, le=PRICE_MAX_MINOR), BeforeValidator(_spelt_as_integer)]
 Text = Annotated[
     str,
     AfterValidator(_without_nul),
@@ -190,12 +193,8 @@ class ListQuery(BaseModel):
         pattern=f"^{SLUG_FORM.pattern}$",
         description="slug of a category",
     )
-    min_price: Integer | None = Field(
-        None, ge=0, le=PRICE_MAX_MINOR, description="lowest price, minor units"
-    )
-    max_price: Integer | None = Field(
-        None, ge=0, le=PRICE_MAX_MINOR, description="highest price, minor units"
-    )
+    min_price: Price | None = Field(None, description="lowest price, minor units")
+    max_price: Price | None = Field(None, description="highest price, minor units")
     sort: Literal["relevance", "popular", "price", "-price", "newest"] | None = Field(
         None, description="default: relevance with q, else popular; relevance needs q"
     )
