@@ -38,8 +38,8 @@ async def run_once(shop: Shop, publisher: TagPublisher) -> int:
     if not rows:
         return 0
     tags = list(dict.fromkeys(row.name for row in rows if row.kind == "tag"))
-    if tags:
-        await publisher.publish(tags, await outbox.position_after(primary))
+    # Without tags it is a heartbeat: a stream of events alone must not look like silence.
+    await publisher.publish(tags, await outbox.position_after(primary))
     events = [row for row in rows if row.kind == "event"]
     if events:
         await outbox.publish_events(shop.store.valkey, events)
