@@ -14,6 +14,10 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 
+from services.business.orders import place_order
+from services.business.schemas import OrderRequest
+from services.business.shop import Shop
+from services.data.orders import OrderKey
 from services.data.proofs import RULES
 from services.settings import BusinessSettings, ProcessSettings, load
 from tests.running_stack import RunningStack
@@ -189,6 +193,15 @@ class ProviderBooks:
 
     async def behave(self, **behaviour: object) -> None:
         (await self.http.put("/behaviour", json=behaviour)).raise_for_status()
+
+
+async def place(shop: Shop, lines: dict[UUID, int], customer_id: UUID | None = None) -> OrderKey:
+    """A new order made inside the test's process, of a new guest if of nobody else."""
+    body = {"lines": [{"variant_id": str(v), "quantity": q} for v, q in lines.items()]}
+    wanted = OrderRequest.model_validate(body)
+    placed = await place_order(shop, customer_id, wanted, uuid4().hex, b"body")
+    sql = "select customer_id from orders where order_id = $1"
+    return OrderKey(await shop.database.primary.fetchval(sql, placed.order_id), placed.order_id)
 
 
 def http_client(url: str, **headers: str) -> httpx.AsyncClient:

@@ -1,0 +1,108 @@
+"""Databases of a test's own, beside the stack's: migrated, empty, and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from unittest.mock import patch
+from uuid import uuid4
+
+import asyncpg
+from pydantic import SecretStr
+
+from migrations import run
+from services.settings import BusinessSettings
+from tests.running_stack import RunningStack
+from tests.shopping import business_settings
+
+# As infra/postgres/bootstrap.sql makes the database of the shop.
+LIKE_THE_SHOPS = """
+    template template0 encoding 'UTF8' locale_provider builtin builtin_locale 'C.UTF-8'
+    lc_collate 'C' lc_ctype 'C'
+"""
+EXTENSIONS = ("pg_trgm", "btree_gist", "unaccent", "fuzzystrmatch", "pg_stat_statements")
+
+
+@dataclass(frozen=True)
+class OwnDatabase:
+    """A database on the stack's servers. pg_hba.conf lets only the superuser into it, who takes
+    the role that is asked for: the rights are those of the role."""
+
+    stack: RunningStack
+    name: str
+
+    def dsn(self, role: str, server: str = "primary") -> str:
+        return f"{self.superuser_dsn(server)}?role={role}"
+
+    def superuser_dsn(self, server: str = "primary") -> str:
+        return _elsewhere(self.stack.dsn("postgres", server), self.name)
+
+    def settings(self, **changes: object) -> BusinessSettings:
+        """Business on this database and its copy on the standby, everything else the stack's."""
+        password = SecretStr(self.stack.secret("superuser_password"))
+        ours = {
+            "primary_dsn": self.dsn("tercet_app"),
+            "standby_dsns": [self.dsn("tercet_read", "standby")],
+            "app_password": password,
+            "read_password": password,
+        }
+        return business_settings(self.stack, **{**ours, **changes})
+
+    async def upgrade(self, revision: str = "head") -> None:
+        await self._migrate("upgrade", revision)
+
+    async def downgrade(self, revision: str) -> None:
+        await self._migrate("downgrade", revision)
+
+    async def _migrate(self, way: str, revision: str) -> None:
+        environment = {
+            **self.stack.environment,
+            "TERCET_OWNER_DSN": self.superuser_dsn(),
+            "TERCET_OWNER_PASSWORD": self.stack.secret("superuser_password"),
+        }
+        with patch.dict(os.environ, environment):
+            # In a thread, because Alembic's entry runs a loop of its own.
+            await asyncio.to_thread(getattr(run, way), revision)
+
+
+@asynccontextmanager
+async def own_database(
+    stack: RunningStack, *, like: OwnDatabase | None = None
+) -> AsyncIterator[OwnDatabase]:
+    """An empty database with roles and extensions, or a copy of one that nobody is using."""
+    database = OwnDatabase(stack, f"lab_{uuid4().hex}")
+    admin = await asyncpg.connect(_elsewhere(stack.dsn("postgres"), "postgres"))
+    try:
+        if like is None:
+            await admin.execute(
+                f"create database {database.name} owner tercet_owner {LIKE_THE_SHOPS}"
+            )
+            await _equip(database)
+        else:
+            await admin.execute(f"create database {database.name} template {like.name}")
+        # Who logs in to migrate is tercet_owner, as it is in the shop's own database.
+        await admin.execute(
+            f"alter role postgres in database {database.name} set role = 'tercet_owner'"
+        )
+        yield database
+    finally:
+        await admin.execute(f"drop database if exists {database.name} with (force)")
+        await admin.close()
+
+
+async def _equip(database: OwnDatabase) -> None:
+    connection = await asyncpg.connect(database.superuser_dsn())
+    try:
+        for extension in EXTENSIONS:
+            await connection.execute(f"create extension {extension}")
+        await connection.execute("alter schema public owner to tercet_owner")
+        await connection.execute("revoke create on schema public from public")
+    finally:
+        await connection.close()
+
+
+def _elsewhere(dsn: str, database: str) -> str:
+    return f"{dsn.rpartition('/')[0]}/{database}"

@@ -1,0 +1,1 @@
+"""The schema as migrations make it, and take it away."""
