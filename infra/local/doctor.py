@@ -99,7 +99,8 @@ def _machine(folder: DataFolder) -> Iterator[Finding]:
         memory_bytes > MEMORY_NEEDED_BYTES or folder.is_locked(),
         (f"{memory_bytes >> 20} MiB of memory available (the stack needs 700)"),
     )
-    shared = Path("/dev/shm")  # noqa: S108  # looked at, not written to
+    # Looked at, not written to.
+    shared = Path("/dev/shm")  # noqa: S108  # nosec B108
     if sys.platform == "linux":
         shared_bytes = shutil.disk_usage(shared).free if shared.is_dir() else 0
         yield (

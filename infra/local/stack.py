@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
-from infra.local.addresses import LOOPBACK, free_port
+from infra.local.addresses import EVERY_ADDRESS, LOOPBACK, free_port
 from infra.local.folder import DataFolder
 from infra.local.parts import External, Part
 from infra.local.postgres import Bootstrap, Primary, Standby
@@ -55,10 +55,9 @@ class Stack:
     @property
     def url(self) -> str:
         """Where the shop is, as a client on this machine says it."""
-        host = {"0.0.0.0": LOOPBACK, "::": "[::1]"}.get(  # noqa: S104  # only read here
-            self.options.host, self.options.host
-        )
-        return f"http://{host}:{self.options.port}"
+        host = EVERY_ADDRESS.get(self.options.host, self.options.host)
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{self.options.port}"
 
     def part(self, name: str) -> Part:
         """The part of that name."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from infra.local.addresses import get
+from infra.local.addresses import EVERY_ADDRESS, get
 from infra.local.folder import DataFolder
 from infra.local.parts import NotReadyError, Part
 from infra.local.secret_files import read_secret
@@ -51,8 +51,7 @@ class Tier(Part):
             if not self.ready_file.exists():
                 raise NotReadyError("not ready yet")
             return ""
-        # Listening on every address is reached through this machine's own.
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        host = EVERY_ADDRESS.get(self.host, self.host)
         # Once it was ready, only whether it lives counts: /ready is for balancers.
         path = "/live" if self.has_been_ready else self.ready_path
         try:

@@ -21,8 +21,11 @@ SERVERS = "--servers-only"
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    with running_stack(tmp_path_factory.mktemp("servers") / "data", SERVERS) as running:
+def servers(
+    tmp_path_factory: pytest.TempPathFactory, server_folder: Callable[[Path], Path]
+) -> Iterator[RunningStack]:
+    data_dir = server_folder(tmp_path_factory.mktemp("servers") / "data")
+    with running_stack(data_dir, SERVERS) as running:
         yield running
 
 
@@ -101,11 +104,11 @@ async def test_killed_servers_come_back_with_their_data(servers: RunningStack) -
     await connection.close()
 
 
-async def test_a_standby_that_can_not_follow_is_made_anew(tmp_path: Path) -> None:
+async def test_a_standby_that_can_not_follow_is_made_anew(
+    tmp_path: Path, server_folder: Callable[[Path], Path]
+) -> None:
     """Its data belongs to another primary: the one that was there before."""
-    data_dir = tmp_path / "data"
-    with running_stack(data_dir, SERVERS):
-        pass
+    data_dir = server_folder(tmp_path / "data")
     shutil.rmtree(data_dir / "primary")
     with running_stack(data_dir, SERVERS) as stack:
         assert "streaming" in stack.part("standby")["detail"]
@@ -113,10 +116,21 @@ async def test_a_standby_that_can_not_follow_is_made_anew(tmp_path: Path) -> Non
         assert "a fresh copy of the primary is being made: the one there can not follow" in log
 
 
-async def test_a_standby_with_damaged_files_is_made_anew(tmp_path: Path) -> None:
-    data_dir = tmp_path / "data"
-    with running_stack(data_dir, SERVERS):
-        pass
+async def test_a_standby_with_damaged_files_is_made_anew(
+    tmp_path: Path, server_folder: Callable[[Path], Path]
+) -> None:
+    data_dir = server_folder(tmp_path / "data")
     (data_dir / "standby" / "global" / "pg_control").unlink()
     with running_stack(data_dir, SERVERS) as stack:
         assert "streaming" in stack.part("standby")["detail"]
+
+
+async def test_a_standby_whose_slot_is_gone_gets_one_again(
+    tmp_path: Path, server_folder: Callable[[Path], Path]
+) -> None:
+    data_dir = server_folder(tmp_path / "data")
+    shutil.rmtree(data_dir / "primary" / "pg_replslot" / "standby")
+    with running_stack(data_dir, SERVERS) as stack:
+        assert "streaming" in stack.part("standby")["detail"]
+        said = (data_dir / "log" / "standby.log").read_text()
+        assert said.count("a fresh copy of the primary") == 1  # the first one

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -31,7 +31,10 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
-def test_where_root_may_make_no_namespace_postgresql_runs_as_nobody(open_folder: Path) -> None:
+def test_where_root_may_make_no_namespace_postgresql_runs_as_nobody(
+    open_folder: Path, server_folder: Callable[[Path], Path]
+) -> None:
+    server_folder(open_folder)  # made by root in a namespace: the files change hands
     environment = {"TERCET_ROOT_MODE": "nobody"}
     with running_stack(open_folder, "--servers-only", environment=environment) as stack:
         assert psutil.Process(stack.part("primary")["pid"]).username() == "nobody"

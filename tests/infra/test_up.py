@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -28,9 +28,11 @@ STOP_LIMIT_S = 5.0  # what the issue promises
 
 
 @pytest.fixture(scope="module")
-def kept_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One data folder for all tests here: only the first start has to make it."""
-    return tmp_path_factory.mktemp("up") / "data"
+def kept_folder(
+    tmp_path_factory: pytest.TempPathFactory, server_folder: Callable[[Path], Path]
+) -> Path:
+    """One data folder for all tests here."""
+    return server_folder(tmp_path_factory.mktemp("up") / "data")
 
 
 @pytest.fixture
