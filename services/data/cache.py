@@ -32,12 +32,14 @@ MISSING_TTL_S: Final = 2.0  # "there is no such thing" is asked again soon
 JITTER: Final = 0.1  # what was filled together does not expire together
 PURGES_KEPT: Final = 10_000
 LOAD_TIMEOUT_S: Final = 2.0
+RELOADS: Final = 3  # where purges come faster than loads end, the value is given and not held
 
 
 class Entry(msgspec.Struct, Generic[T]):
     """A value with where and when it was read: position in bytes of WAL, times in seconds.
 
-    filled_at is the wall clock, because it crosses processes; expires_at is monotonic.
+    filled_at, when it was read or last found to be behind no purge, is the wall clock, because it
+    crosses processes; expires_at is monotonic.
     """
 
     value: T
@@ -131,8 +133,12 @@ class Cache(Generic[T]):
             return stored.value
         entry = await self._load(load, 0)
         behind = await self._purges_of(entry.tags)
-        if entry.position < behind:
+        for _ in range(RELOADS):
+            if entry.position >= behind:
+                break
             entry = await self._load(load, behind)
+            # A purge may have come meanwhile, and after it readers who must not get the past.
+            behind = self._purges_known(entry.tags)
         if entry.value is None:
             self._remember(key, entry, ttl_s=MISSING_TTL_S)
         elif keep(entry.value) and entry.position >= self._purges_known(entry.tags):
@@ -154,6 +160,10 @@ class Cache(Generic[T]):
 
     async def _purges_of(self, tags: Sequence[str]) -> int:
         """The newest purge of the tags that this process or Valkey knows of, in bytes of WAL."""
+        return max(await self._purges_stored(tags) or 0, self._purges_known(tags))
+
+    async def _purges_stored(self, tags: Sequence[str]) -> int | None:
+        """The same of Valkey alone; None where it can not be asked."""
         if not tags:
             return 0
 
@@ -162,11 +172,10 @@ class Cache(Generic[T]):
             return max((int(position) for position in positions if position), default=0)
 
         outcome = await self._upstream.call(read, deadline_or(LOAD_TIMEOUT_S))
-        stored = outcome.value if isinstance(outcome, Ok) else 0
-        return max(stored, self._purges_known(tags))
+        return outcome.value if isinstance(outcome, Ok) else None
 
     async def _from_valkey(self, key: str) -> Entry[T | None] | None:
-        """The stored entry, unless it is behind a purge of one of its tags."""
+        """The stored entry, unless it is, or may be, behind a purge of one of its tags."""
 
         async def read(_: Deadline) -> bytes | None:
             return cast("bytes | None", await self._valkey.get(self._prefix + key))
@@ -178,11 +187,16 @@ class Cache(Generic[T]):
             entry: Entry[T | None] = self._decode(outcome.value)
         except msgspec.DecodeError:
             return None
-        if entry.position < await self._purges_of(entry.tags):
+        checked_at = time.time()
+        stored = await self._purges_stored(entry.tags)
+        if stored is None or entry.position < max(stored, self._purges_known(entry.tags)):
             return None
-        # Valkey knows every purge that was relayed. While no relay is heard, only youth will do.
-        relayed = self._stream.verified_since() is not None
-        return entry if relayed or time.time() - entry.filled_at < UNVERIFIED_TTL_S else None
+        if self._stream.verified_since() is not None:
+            # Valkey knows every purge that was relayed: as of now it is as good as just filled.
+            entry.filled_at = checked_at
+            return entry
+        # While no relay is heard, only youth will do.
+        return entry if time.time() - entry.filled_at < UNVERIFIED_TTL_S else None
 
     async def _to_valkey(self, key: str, entry: Entry[T | None]) -> None:
         ttl_ms = int(self._ttl_s * 1000 * random.uniform(1 - JITTER, 1))  # noqa: S311 - jitter

@@ -1,0 +1,460 @@
+"""The cache's rules, one interleaving at a time: loads that wait, purges that come in between."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, cast
+from uuid import uuid4
+
+import msgspec
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from services.data.cache import RELOADS, Cache, Entry
+from services.data.db import Reader
+from services.data.store import Store
+from services.data.tags import POSITION_KEY, TagMessage, TagSubscriber
+from services.deadline import Deadline, current_deadline
+from services.problems import GatewayTimeout, Unavailable
+from services.upstream import Upstream
+from tests.faults.waiting import until
+
+READERS = 200
+LOADED_WITHIN_S = 5.0
+FAR = 2**60  # a position no server ever reaches
+
+
+class Thing(msgspec.Struct, frozen=True):
+    text: str
+
+
+class Source:
+    """What is cached: a value that changes, whose loads are counted and can be held up."""
+
+    def __init__(self, text: str = "old", tag: str = "") -> None:
+        self.text = text
+        self.tag = tag or uuid4().hex
+        self.loads = 0
+        self.reading = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self.let_go.set()
+
+    async def load(self, reader: Reader) -> tuple[Thing, Sequence[str]] | None:
+        """Reads the value first and is slow to return it, as a slow reader is."""
+        self.loads += 1
+        seen = self.text
+        self.reading.set()
+        await self.let_go.wait()
+        return (Thing(seen), [self.tag]) if seen else None
+
+
+def heard(subscriber: TagSubscriber, *tags: str, position: int = 0, sequence: int = 1) -> None:
+    """Let a message in, as from a relay."""
+    message = TagMessage("relay", sequence, position, list(tags))
+    subscriber.receive(msgspec.json.encode(message))
+
+
+@pytest_asyncio.fixture
+async def valkey(valkey_url: str) -> AsyncIterator[Redis]:
+    client = Redis.from_url(valkey_url)
+    yield client
+    await client.aclose()
+
+
+@pytest_asyncio.fixture
+async def stream(valkey: Redis) -> TagSubscriber:
+    """A tag stream on which only this test speaks; a first message has been heard."""
+    subscriber = TagSubscriber(valkey)
+    heard(subscriber)
+    return subscriber
+
+
+MakeCache = Callable[[], Cache[Thing]]
+
+
+@pytest.fixture
+def make_cache(store: Store, stream: TagSubscriber) -> MakeCache:
+    """Caches of one kind, as in several processes: they share Valkey and nothing else."""
+    name = f"test-{uuid4().hex}"
+
+    def make() -> Cache[Thing]:
+        return Cache(
+            name,
+            Thing,
+            version=1,
+            ttl_s=30.0,
+            database=store.database,
+            valkey=store.valkey,
+            upstream=Upstream("valkey", timeout_s=1.0, max_concurrent=64),
+            stream=stream,
+        )
+
+    return make
+
+
+@pytest.fixture
+def cache(make_cache: MakeCache) -> Cache[Thing]:
+    return make_cache()
+
+
+async def text_of(cache: Cache[Thing], source: Source, key: str = "key") -> str | None:
+    found = await cache.get(key, source.load)
+    return found.text if found is not None else None
+
+
+async def settle_positions(store: Store) -> int:
+    """A position that every server has passed, as the watch has seen it."""
+    position = store.database.primary.position
+
+    def passed() -> bool:
+        servers = (store.database.primary, *store.database.replicas)
+        return min(server.position for server in servers) >= position > 0
+
+    await until(passed, within_s=LOADED_WITHIN_S, what="the servers' positions are known")
+    return position
+
+
+async def test_two_hundred_readers_of_a_cold_key_cause_one_load(cache: Cache[Thing]) -> None:
+    source = Source()
+    source.let_go.clear()
+    readers = [asyncio.create_task(text_of(cache, source)) for _ in range(READERS)]
+    await source.reading.wait()
+    source.let_go.set()
+    assert await asyncio.gather(*readers) == ["old"] * READERS
+    assert source.loads == 1
+
+
+async def test_a_reader_that_gives_up_does_not_take_the_load_away(cache: Cache[Thing]) -> None:
+    source = Source()
+    source.let_go.clear()
+    impatient = asyncio.create_task(text_of(cache, source))
+    patient = asyncio.create_task(text_of(cache, source))
+    await source.reading.wait()
+    impatient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
+    source.let_go.set()
+    assert await patient == "old"
+    assert source.loads == 1
+
+
+async def test_the_deadline_of_who_comes_first_is_not_that_of_all(cache: Cache[Thing]) -> None:
+    source = Source()
+    source.let_go.clear()
+
+    async def hurried() -> str | None:
+        current_deadline.set(Deadline.after(0.0))
+        return await text_of(cache, source)
+
+    first = asyncio.create_task(hurried())
+    await source.reading.wait()
+    second = asyncio.create_task(text_of(cache, source))
+    source.let_go.set()
+    assert list(await asyncio.gather(first, second)) == ["old", "old"]
+
+
+async def test_a_held_value_is_loaded_once_and_shared_by_valkey(make_cache: MakeCache) -> None:
+    source, one, other = Source(), make_cache(), make_cache()
+    assert await text_of(one, source) == "old"
+    assert await text_of(one, source) == "old"
+    assert await text_of(other, source) == "old"
+    assert source.loads == 1
+
+
+async def test_a_purge_makes_the_next_reader_load_again(
+    make_cache: MakeCache, store: Store, stream: TagSubscriber, valkey: Redis
+) -> None:
+    source, one, other = Source(), make_cache(), make_cache()
+    for cache in (one, other):
+        await text_of(cache, source)
+    source.text = "new"
+    position = await settle_positions(store) + 1
+    await valkey.set(POSITION_KEY + source.tag, position)
+    heard(stream, source.tag, position=position, sequence=2)
+    for cache in (one, other):
+        assert await text_of(cache, source) == "new"
+
+
+async def test_a_slow_reader_can_not_put_back_an_old_value(
+    make_cache: MakeCache, store: Store, stream: TagSubscriber
+) -> None:
+    source, one, other = Source(), make_cache(), make_cache()
+    source.let_go.clear()
+    slow = asyncio.create_task(text_of(one, source))
+    await source.reading.wait()  # it has read "old" and has not stored it
+    source.text = "new"
+    heard(stream, source.tag, position=FAR, sequence=2)
+    source.let_go.set()
+    await slow
+    assert await text_of(one, source) == "new"
+    assert await text_of(other, source) == "new"
+
+
+async def test_who_comes_after_a_purge_does_not_get_what_was_read_before_it(
+    cache: Cache[Thing], stream: TagSubscriber
+) -> None:
+    """Joining a load that is under way must not mean joining the past."""
+    source = Source()
+    source.let_go.clear()
+    before = asyncio.create_task(text_of(cache, source))
+    await source.reading.wait()
+    source.text = "new"
+    heard(stream, source.tag, position=FAR, sequence=2)
+    after = asyncio.create_task(text_of(cache, source))
+    await asyncio.sleep(0)  # it has joined
+    source.let_go.set()
+    assert await after == "new"
+    await before
+
+
+async def test_nor_what_was_read_before_a_second_purge(
+    cache: Cache[Thing], stream: TagSubscriber
+) -> None:
+    """A load begun for the first purge is as late as the one before it, should another come."""
+    source = Source()
+
+    async def load(reader: Reader) -> tuple[Thing, Sequence[str]] | None:
+        found = await source.load(reader)
+        if source.loads <= 2:  # the change, and its purge, between reading and returning
+            source.text = f"after purge {source.loads}"
+            heard(stream, source.tag, position=FAR + source.loads, sequence=1 + source.loads)
+        return found
+
+    assert await cache.get("key", load) == Thing("after purge 2")
+    assert source.loads == 3
+
+
+async def test_purges_without_end_do_not_hold_up_a_reader(
+    cache: Cache[Thing], stream: TagSubscriber
+) -> None:
+    source = Source()
+
+    async def load(reader: Reader) -> tuple[Thing, Sequence[str]] | None:
+        found = await source.load(reader)
+        heard(stream, source.tag, position=FAR + source.loads, sequence=1 + source.loads)
+        return found
+
+    assert await cache.get("key", load) == Thing("old")
+    assert source.loads == 1 + RELOADS
+    assert not cache._memory
+
+
+async def test_a_process_that_starts_later_knows_of_purges_before_its_time(
+    make_cache: MakeCache, valkey: Redis
+) -> None:
+    source = Source()
+    await text_of(make_cache(), source)
+    source.text = "new"
+    await valkey.set(POSITION_KEY + source.tag, FAR)
+    assert await text_of(make_cache(), source) == "new"
+
+
+async def test_a_value_behind_its_purge_is_read_from_a_node_that_has_replayed_it(
+    cache: Cache[Thing], store: Store, valkey: Redis
+) -> None:
+    source = Source()
+    await settle_positions(store)
+    await valkey.set(POSITION_KEY + source.tag, FAR)
+    assert await text_of(cache, source) == "old"
+    assert source.loads == 2  # once from where it is nearest, then from the primary
+    assert await text_of(cache, source) == "old"
+    assert source.loads == 2  # which is believed to be as new as asked for
+
+
+async def test_what_is_not_there_is_remembered_shortly(cache: Cache[Thing], valkey: Redis) -> None:
+    source = Source(text="")
+    assert await text_of(cache, source) is None
+    assert await text_of(cache, source) is None
+    assert source.loads == 1
+    source.text = "new"
+
+    async def is_found() -> bool:
+        return await text_of(cache, source) == "new"
+
+    took_s = await until(is_found, within_s=3.0, what="a new thing is found")
+    assert took_s > 1.0
+
+
+async def test_a_value_that_is_not_to_be_kept_is_loaded_each_time(cache: Cache[Thing]) -> None:
+    source = Source()
+    for _ in range(2):
+        found = await cache.get("key", source.load, keep=lambda _: False)
+        assert found == Thing("old")
+    assert source.loads == 2
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"",
+        b"\xc1 not msgpack",
+        msgspec.msgpack.encode({"value": 1}),
+        msgspec.msgpack.encode({"value": {"text": 5}, "tags": [], "position": 0, "filled_at": 0}),
+        msgspec.msgpack.encode(["a", "list"]),
+    ],
+)
+async def test_what_is_corrupt_in_valkey_is_not_used(
+    stored: bytes, cache: Cache[Thing], valkey: Redis
+) -> None:
+    source = Source()
+    assert await text_of(cache, source) == "old"
+    key = await only_key(valkey, cache)
+    await valkey.set(key, stored)
+    cache.purge([source.tag], 0)  # out of process memory
+    source.text = "new"
+    assert await text_of(cache, source) == "new"
+    assert (await stored_at(valkey, key))["value"] == {"text": "new"}
+
+
+async def only_key(valkey: Redis, cache: Cache[Thing]) -> str:
+    prefix: str = cache._prefix
+    (key,) = [key async for key in valkey.scan_iter(match=prefix + "*", count=1000)]
+    return str(key.decode())
+
+
+async def stored_at(valkey: Redis, key: str) -> Any:
+    return msgspec.msgpack.decode(cast("bytes", await valkey.get(key)))
+
+
+async def test_a_value_in_valkey_has_an_end(cache: Cache[Thing], valkey: Redis) -> None:
+    await text_of(cache, Source())
+    ttl_ms = await valkey.pttl(await only_key(valkey, cache))
+    assert 26_000 < ttl_ms <= 30_000
+
+
+async def test_silence_on_the_tag_stream_makes_entries_unverified_and_drops_none(
+    store: Store, valkey: Redis
+) -> None:
+    silent = TagSubscriber(valkey)  # it has never heard anything
+    source = Source()
+    cache = Cache(
+        f"test-{uuid4().hex}",
+        Thing,
+        version=1,
+        ttl_s=30.0,
+        database=store.database,
+        valkey=store.valkey,
+        upstream=store.valkey_upstream,
+        stream=silent,
+    )
+    await text_of(cache, source)
+    await text_of(cache, source)
+    assert source.loads == 1  # for a second it is still used
+
+    async def is_loaded_again() -> bool:
+        await text_of(cache, source)
+        return source.loads > 1
+
+    took_s = await until(is_loaded_again, within_s=3.0, what="an unverified value is asked again")
+    assert took_s > 0.5
+
+
+async def test_a_purge_that_was_missed_is_made_up_for_after_the_gap(
+    cache: Cache[Thing], stream: TagSubscriber, valkey: Redis
+) -> None:
+    source = Source()
+    await text_of(cache, source)
+    source.text = "new"
+    await valkey.set(POSITION_KEY + source.tag, FAR)  # message 2, which never arrives
+    assert await text_of(cache, source) == "old"
+    heard(stream, sequence=3)
+    assert list(cache._memory) == ["key"]  # nothing is thrown away
+
+    async def is_new() -> bool:
+        heard(stream, sequence=stream._sequences["relay"])
+        return await text_of(cache, source) == "new"
+
+    took_s = await until(is_new, within_s=3.0, what="an unverified value is asked again")
+    assert took_s > 0.5  # nor asked for at once: no stampede
+
+
+async def test_a_value_of_another_process_is_held_in_memory_once_it_is_checked(
+    make_cache: MakeCache, valkey: Redis
+) -> None:
+    """Else a process that starts would ask Valkey for every page, until each is written anew."""
+    source, other = Source(), make_cache()
+    await text_of(make_cache(), source)
+    key = await only_key(valkey, other)
+    stored = await stored_at(valkey, key)
+    stored["filled_at"] -= 3600
+    await valkey.set(key, msgspec.msgpack.encode(stored))
+    assert await text_of(other, source) == "old"
+    await valkey.delete(key)
+    assert await text_of(other, source) == "old"
+    assert source.loads == 1
+
+
+async def test_without_valkey_values_come_from_the_database_and_stay_in_memory(
+    store: Store, stream: TagSubscriber
+) -> None:
+    nobody = Redis.from_url("redis://127.0.0.1:1", socket_connect_timeout=0.05)
+    cache = Cache(
+        "test",
+        Thing,
+        version=1,
+        ttl_s=30.0,
+        database=store.database,
+        valkey=nobody,
+        upstream=Upstream("valkey", timeout_s=0.05, max_concurrent=64),
+        stream=stream,
+    )
+    source = Source()
+    started_at = time.monotonic()
+    assert await text_of(cache, source) == "old"
+    assert time.monotonic() - started_at < 0.5
+    assert await text_of(cache, source) == "old"
+    assert source.loads == 1
+    await nobody.aclose()
+
+
+async def test_a_load_that_fails_fails_its_readers_and_is_tried_again(
+    cache: Cache[Thing],
+) -> None:
+    source = Source()
+
+    async def fail(_: Reader) -> tuple[Thing, Sequence[str]] | None:
+        source.loads += 1
+        await asyncio.sleep(0)
+        raise Unavailable
+
+    answers = await asyncio.gather(
+        *(cache.get("key", fail) for _ in range(3)), return_exceptions=True
+    )
+    assert [type(answer) for answer in answers] == [Unavailable] * 3
+    assert source.loads == 1
+    assert await text_of(cache, source) == "old"
+
+
+async def test_memory_is_bounded_and_forgets_the_tags_of_what_it_drops(
+    cache: Cache[Thing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.data.cache.MEMORY_ENTRIES", 3)
+    monkeypatch.setattr("services.data.cache.PURGES_KEPT", 3)
+    sources = [Source(tag=f"tag-{number}") for number in range(5)]
+    for number, source in enumerate(sources):
+        await text_of(cache, source, key=str(number))
+    assert list(cache._memory) == ["2", "3", "4"]
+    assert set(cache._keys_by_tag) == {"tag-2", "tag-3", "tag-4"}
+    cache.purge([f"tag-{number}" for number in range(5)], 7)
+    assert not cache._memory
+    assert not cache._keys_by_tag
+    assert list(cache._purged) == ["tag-2", "tag-3", "tag-4"]
+
+
+async def test_a_deadline_that_is_over_in_the_load_is_told_as_such(cache: Cache[Thing]) -> None:
+    async def late(reader: Reader) -> tuple[Thing, Sequence[str]] | None:
+        current_deadline.set(Deadline.after(0.05))
+        await reader.fetchval("select pg_sleep(1)")
+        return None
+
+    with pytest.raises(GatewayTimeout):
+        await cache.get("late", late)
+
+
+def test_an_entry_is_written_with_its_position() -> None:
+    entry = Entry(Thing("a"), ["tag"], 42, 1.0)
+    decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(entry), type=Entry[Thing])
+    assert (decoded.position, decoded.value) == (42, Thing("a"))
