@@ -233,9 +233,12 @@ def test_what_is_mounted_from_the_project_is_there_and_read_only() -> None:
     assert {"./infra/postgres", "./infra/valkey"} <= mounted
 
 
-def test_data_of_postgres_18_is_kept_where_that_image_has_it() -> None:
+def test_data_is_kept_where_the_official_images_have_it_and_nowhere_else() -> None:
     for name in ("primary", "standby"):
         assert f"{name}:/var/lib/postgresql" in SERVICES[name]["volumes"]
+    assert "valkey:/data" in SERVICES["valkey"]["volumes"]
+    # Without a mount there, each container of the image makes a volume without a name.
+    assert "/var/lib/postgresql" in SERVICES["bootstrap"]["tmpfs"]
 
 
 def test_the_images_are_the_official_ones_and_ours_is_built_once() -> None:
