@@ -177,11 +177,22 @@ def prove(context: typer.Context) -> None:
 
 def _pass_on(commands: typer.Typer, name: str, arguments: list[str]) -> None:
     try:
-        commands(args=arguments or ["--help"] if name != "prove" else arguments,
-                 prog_name=f"tercet {name}")  # fmt: skip
+        if name != "prove":
+            arguments = arguments or ["--help"]
+            _reach_local_stack(arguments)
+        commands(args=arguments, prog_name=f"tercet {name}")
     except NotRunningError as error:
         print(f"tercet {name}: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def _reach_local_stack(arguments: list[str]) -> None:
+    """Where neither a variable nor an option names a database, the default stack's is meant."""
+    named = any(word == "--help" or word.startswith("--data-dir") for word in arguments)
+    if not named and not os.environ.get("TERCET_OWNER_DSN"):
+        from infra.local.stack import environment_of
+
+        os.environ.update(environment_of(DEFAULT_DATA_DIR))
 
 
 def _run_process(kind: str, *arguments: str) -> None:

@@ -8,8 +8,8 @@ import socket
 from typing import Any, Final
 
 LOOPBACK: Final = "127.0.0.1"
-# Who listens on every address is reached through this machine's own.
-EVERY_ADDRESS: Final = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104  # only read
+# Who listens on every address is reached through this machine's own. Nothing is bound to these.
+EVERY_ADDRESS: Final = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104  # nosec B104
 
 
 def is_free(host: str, port: int) -> bool:

@@ -158,7 +158,7 @@ def test_detached_it_returns_when_all_is_ready_and_down_stops_it(data_dir: Path)
 
 
 def test_commands_on_a_stopped_stack_say_that_it_is_stopped(data_dir: Path) -> None:
-    for command in (("down",), ("status",), ("migrate",)):
+    for command in (("down",), ("status",), ("migrate",), ("stock", "receive", "A-1", "1")):
         done = tercet(*command, "--data-dir", str(data_dir))
         assert done.returncode == 1
         assert "no stack is running" in done.stderr
