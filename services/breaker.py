@@ -83,6 +83,17 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
                 listener.before_call(self, func, *args, **kwargs)
             return await func(*args, **kwargs)
 
+    def is_system_error(self, exception: Exception) -> bool:
+        """Whether it tells of a broken dependency: nothing in `exclude` knows it.
+
+        aiobreaker calls every class whose metaclass is not type itself, which asyncpg's errors
+        have: each error would then count as excluded, and a database's breaker never open.
+        """
+        return not any(
+            isinstance(exception, known) if isinstance(known, type) else known(exception)
+            for known in self.excluded_exceptions
+        )
+
     def permit(self) -> Permit:
         """Leave for one call, taken as a context manager round it; raises CircuitBreakerError."""
         return Permit(self)

@@ -66,7 +66,8 @@ class Upstream:
     """A dependency with its limits: how long, how many at once, and when to stop asking.
 
     timeout_s bounds each call within its caller's deadline. answers: exceptions by which it says
-    no while healthy. never_sent: exceptions that prove that nothing was sent.
+    no while healthy. never_sent: exceptions that prove that nothing was sent. reopen_s: how long
+    it is left alone once its breaker is open.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Upstream:
         answers: tuple[type[Exception], ...] = (),
         never_sent: tuple[type[Exception], ...] = (ConnectionRefusedError,),
         slow_s: float | None = None,
+        reopen_s: float = 5.0,
     ) -> None:
         self.name = name
         self.timeout_s = timeout_s
@@ -87,6 +89,7 @@ class Upstream:
         self.breaker = WindowBreaker(
             name,
             slow_s=timeout_s if slow_s is None else slow_s,
+            timeout_s=reopen_s,
             exclude=[*answers, DeadlineExceeded],
             listeners=[_LogStateChanges()],
         )

@@ -29,6 +29,7 @@ CONNECT_TIMEOUT_S: Final = 2.0  # a loopback or LAN connection takes millisecond
 LOCK_TIMEOUT_MS: Final = 1000  # a row locked longer is somebody's fault: fail, do not queue
 IDLE_IN_TRANSACTION_MS: Final = 5000  # a transaction never waits for anything but PostgreSQL
 CONNECTION_AGE_S: Final = 1800.0  # recycled, so that memory and plans of a session do not grow old
+REOPEN_S: Final = 0.5  # with three looks of the watch and the wait of /ready, back within 2 s
 RECOVER_TIMEOUT_S: Final = 1.0  # a cancelled statement answers at once or the connection goes
 
 # By these the server says no while it is healthy: wrong values, broken constraints, our own SQL.
@@ -105,6 +106,7 @@ class Pool:
             timeout_s=statement_timeout_ms / 1000,
             max_concurrent=size,
             answers=ANSWERS,
+            reopen_s=REOPEN_S,
         )
 
     @asynccontextmanager

@@ -22,8 +22,11 @@ from services.business.provider import (
 )
 from services.deadline import Deadline
 from services.settings import BusinessSettings
+from services.telemetry import logger
 from services.transport import KeepAliveTransport
 from services.upstream import Upstream
+
+log = logger(__name__)
 
 # Little's law: 200 payments a second that take 0.3 s each keep 60 places busy.
 CONCURRENT_CHARGES: Final = 64
@@ -158,10 +161,14 @@ def _outcome(outcome: limits.Outcome[Charge], order: ChargeOrder) -> ChargeOutco
             return _believe(charge, order)
         case limits.Failed(RefusedByProvider(code="invalid_payment_method" as code)):
             return Declined(code)
+        # The reason is shown to the customer; what it was is for the log.
         case limits.Failed(error) | limits.NotSent(error):
-            return NotSent(f"{type(error).__name__} {error}".strip())
+            log.warning("not charged", payment_id=str(order.payment_id), error=repr(error))
+            refused = isinstance(outcome, limits.Failed)
+            return NotSent("the provider " + ("refused" if refused else "could not be reached"))
         case limits.Unknown(error):
-            return Unknown(type(error).__name__)
+            log.warning("charge unknown", payment_id=str(order.payment_id), error=repr(error))
+            return Unknown("the provider's answer was lost")
 
 
 def _believe(charge: Charge, order: ChargeOrder) -> ChargeOutcome:
