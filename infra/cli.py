@@ -93,14 +93,11 @@ def doctor(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 @app.command()
 def secrets(
     folder: Annotated[Path, typer.Argument(help="Where the files go; what is there is kept.")],
-    group_readable: Annotated[
-        bool, typer.Option("--group-readable", help="Mode 0640 in place of 0600.")
-    ] = False,
 ) -> None:
     """Make the random secrets of a stack, one file each; never overwrites one."""
     from infra.local.secret_files import make_secrets
 
-    made = make_secrets(folder, mode=0o640 if group_readable else 0o600)
+    made = make_secrets(folder)
     print(f"{len(made)} secrets made in {folder}")
 
 

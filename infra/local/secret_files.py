@@ -29,7 +29,7 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / f"tercet_{name}"
 
 
-def make_secrets(folder: Path, mode: int = 0o600) -> list[str]:
+def make_secrets(folder: Path) -> list[str]:
     """Make the secrets that are not there yet and return their names; never overwrite one."""
     if not folder.exists():
         folder.mkdir(mode=0o700, parents=True)
@@ -40,12 +40,11 @@ def make_secrets(folder: Path, mode: int = 0o600) -> list[str]:
             continue
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_urlsafe(RANDOM_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        fresh.chmod(mode)  # whatever the umask took away
         fresh.rename(path)
         made.append(name)
     return made

@@ -58,6 +58,10 @@ if [ "${1:-}" = lock ]; then
     uv=$(find_uv "$python")
     "$uv" pip compile --quiet --universal --generate-hashes --all-extras --group dev --no-header \
         --upgrade --python "$python" --python-version 3.11 --output-file requirements.lock pyproject.toml
+    # The image's own: only what runs there, in the same versions.
+    "$uv" pip compile --quiet --universal --generate-hashes --no-header \
+        --constraint requirements.lock --python "$python" --python-version 3.11 \
+        --output-file infra/docker/requirements.lock pyproject.toml
     exit
 fi
 
