@@ -63,6 +63,7 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
         self._failed = 0
         self._slow = 0
         self._reopens_at = 0.0
+        self._round = 0  # of probing: a probe of an earlier one says nothing about this one
         self._probes_running = 0
         self._probes_succeeded = 0
         super().__init__(
@@ -78,10 +79,19 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
 
         The caller always sees func's own error, also from the call that trips the breaker.
         """
-        with self.permit():
-            for listener in self.listeners:
-                listener.before_call(self, func, *args, **kwargs)
+        if getattr(func, "_ignore_on_call", False):  # decorated by a breaker: it asks itself
             return await func(*args, **kwargs)
+        with self.permit():
+            self._tell_before(func, args, kwargs)
+            return await func(*args, **kwargs)
+
+    def call(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """The same for a function that does not wait."""
+        if getattr(func, "_ignore_on_call", False):
+            return func(*args, **kwargs)
+        with self.permit():
+            self._tell_before(func, args, kwargs)
+            return func(*args, **kwargs)
 
     def is_system_error(self, exception: Exception) -> bool:
         """Whether it tells of a broken dependency: nothing in `exclude` knows it.
@@ -106,6 +116,7 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
         self._move(OPEN)
 
     def half_open(self) -> None:
+        self._round += 1
         self._probes_running = self._probes_succeeded = 0
         self._move(HALF_OPEN)
 
@@ -130,11 +141,11 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
             self._state_storage.state = state
             self.state = state  # notifies the listeners
 
-    def _enter(self) -> bool:
-        """Whether the call is a probe; raises CircuitBreakerError when it is refused."""
+    def _enter(self) -> int:
+        """Of which round of probing the call is; 0: of none. CircuitBreakerError: refused."""
         state = self.current_state
         if state is CLOSED:
-            return False
+            return 0
         if state is OPEN:
             if self._clock() < self._reopens_at:
                 raise CircuitBreakerError(f"{self.name} is open", self.opens_at or datetime.now())
@@ -142,10 +153,10 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
         if self._probes_running + self._probes_succeeded >= PROBE_PERMITS:
             raise CircuitBreakerError(f"{self.name} is being probed", datetime.now())
         self._probes_running += 1
-        return True
+        return self._round
 
-    def _leave(self, *, probe: bool, took_s: float, error: BaseException | None) -> None:
-        if probe:
+    def _leave(self, *, probe: int, took_s: float, error: BaseException | None) -> None:
+        if probe and probe == self._round:
             self._probes_running -= 1
         slow = took_s >= self._slow_s
         if isinstance(error, asyncio.CancelledError):
@@ -158,8 +169,9 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
         if not counts:
             return
         self._tell_listeners(error if failed else None)
-        if probe and self.current_state is HALF_OPEN:
-            self._count_probe(failed=failed or slow)
+        if probe:
+            if probe == self._round and self.current_state is HALF_OPEN:
+                self._count_probe(failed=failed or slow)
         elif self.current_state is CLOSED:
             self._count(failed=failed, slow=slow)
 
@@ -183,6 +195,12 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
         seen = len(self._calls)
         if seen >= MIN_CALLS and max(self._failed, self._slow) >= OPEN_SHARE * seen:
             self.open()
+
+    def _tell_before(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        for listener in self._listeners:
+            listener.before_call(self, func, *args, **kwargs)
 
     def _tell_listeners(self, error: BaseException | None) -> None:
         for listener in self._listeners:

@@ -98,10 +98,14 @@ class Upstream:
         self, work: Callable[[Deadline], Awaitable[T]], deadline: Deadline
     ) -> Outcome[T]:
         """Run `work` within every limit and name what became of it. Never raises for a failure."""
+        begun = False
         try:
             async with self.guard(deadline) as cut:
+                begun = True
                 return Ok(await work(cut))
         except (CircuitBreakerError, BulkheadFull, DeadlineExceeded) as refused:
+            if begun:  # not our refusal: something within the work was refused
+                return Unknown(refused)
             return NotSent(refused, retry_after_s=self._retry_after_s(refused))
         except self._answers as answer:
             return Failed(answer)
