@@ -40,7 +40,10 @@ DEGRADED_CACHE_CONTROL: Final = "public, max-age=0, s-maxage=1"
 
 
 async def show_product(shop: Shop, request: Request) -> Response:
-    """GET /products/{slug}: the product page, from process memory, Valkey or its parts."""
+    """GET /products/{slug}: the product page.
+
+    From process memory, from Valkey, or put together from its parts.
+    """
     slug = read_slug(request)
 
     async def load(reader: Reader) -> tuple[Page, Sequence[str]] | None:
@@ -94,7 +97,10 @@ async def gather_product(reader: Reader, slug: str) -> Page | None:
 
 
 async def show_stock(shop: Shop, request: Request) -> Response:
-    """GET /products/{slug}/stock: exact, read from a standby that keeps up, held by nobody."""
+    """GET /products/{slug}/stock: how many of each variant are available.
+
+    Read from a standby that keeps up, and held by no cache.
+    """
     slug = read_slug(request)
     rows = await select_stock(shop.database.reads, slug)
     if not rows:

@@ -38,7 +38,8 @@ class Endpoint:
     def summary(self) -> str:
         """The first line of the handler's docstring, without the address it begins with."""
         line = (self.handler.__doc__ or "").strip().splitlines()[0]
-        return line.partition(": ")[2] or line
+        sentence = line.partition(": ")[2] or line
+        return sentence[:1].upper() + sentence[1:]
 
     @property
     def operation_id(self) -> str:

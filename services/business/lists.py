@@ -36,7 +36,7 @@ LIST_CACHE_CONTROL: Final = (
 
 
 async def show_products(shop: Shop, request: Request) -> Response:
-    """GET /products: a page of a list or of a search."""
+    """GET /products: products by page, filtered, sorted or searched."""
     query = read_query(request, ListQuery)
     sort = _sort(query)
     key = _list_key(query, sort)
@@ -54,7 +54,7 @@ async def show_products(shop: Shop, request: Request) -> Response:
 
 
 async def show_categories(shop: Shop, request: Request) -> Response:
-    """GET /categories: all of them, with how many products each has."""
+    """GET /categories: all categories, with how many products each has."""
 
     async def load(reader: Reader) -> tuple[Page, Sequence[str]] | None:
         rows = await select_categories(reader)

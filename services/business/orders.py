@@ -53,7 +53,7 @@ class Placed(NamedTuple):
 
 
 async def create_order(shop: Shop, request: Request) -> Response:
-    """POST /orders: 201 with the order; the same again when the key is repeated."""
+    """POST /orders: place an order; its prices are fixed and its stock is held for a while."""
     key = read_idempotency_key(request)
     wanted, body = await read_json(request, OrderRequest)
     placed = await place_order(shop, find_customer(request), wanted, key, fingerprint("", body))
@@ -102,7 +102,7 @@ async def place_order(
 
 
 async def show_order(shop: Shop, request: Request) -> Response:
-    """GET /orders/{order_id}: the owner's order; another's is as unknown as none."""
+    """GET /orders/{order_id}: an order of the customer's own; another's is as unknown as none."""
     key = OrderKey(read_customer(request), read_id(request, "order_id"))
     # The owner has just written it: it is read where it was written.
     reader: Reader = shop.database.primary

@@ -62,7 +62,7 @@ class Paid(NamedTuple):
 
 
 async def create_payment(shop: Shop, request: Request) -> Response:
-    """POST /orders/{order_id}/payments: 201 when it is final, 202 while it is not."""
+    """POST /orders/{order_id}/payments: pay an order; 201 once it is final, 202 while it is not."""
     key = read_idempotency_key(request)
     order_key = OrderKey(read_customer(request), read_id(request, "order_id"))
     wanted, body = await read_json(request, PaymentRequest)
@@ -77,7 +77,7 @@ async def create_payment(shop: Shop, request: Request) -> Response:
 
 
 async def show_payment(shop: Shop, request: Request) -> Response:
-    """GET /payments/{payment_id}: the owner's payment, as it stands now."""
+    """GET /payments/{payment_id}: a payment of the customer's own, as it stands now."""
     customer_id, payment_id = read_customer(request), read_id(request, "payment_id")
     payment = await payments.select_payment(shop.database.primary, customer_id, payment_id)
     if payment is None:
