@@ -50,12 +50,17 @@ class Watch:
             primary.position = int(await primary.fetchval(PRIMARY_POSITION))
         except Problem:
             return  # without a primary nothing moves: standbys stay as late as they were
+        except Exception as error:  # one that was made a standby does not know where it writes
+            log.warning("primary can not be asked", error=repr(error))
+            return
         self._samples.append((asked_at, primary.position))
 
     async def _look_at(self, replica: Replica) -> None:
         try:
             position = await replica.fetchval(STANDBY_POSITION)
-        except Problem:
+        except Exception as error:
+            if not isinstance(error, Problem):  # a wrong password, a server that is no standby
+                log.warning("standby can not be asked", standby=replica.name, error=repr(error))
             position = None
         if position is None:
             replica.lag_ms = None

@@ -71,8 +71,8 @@ class TagSubscriber:
     def __init__(self, valkey: Redis) -> None:
         self._valkey = valkey
         self._purges: list[Callable[[list[str], int], None]] = []
-        self._sequences: dict[str, int] = {}
-        self._heard_at = float("-inf")
+        # For each relay that speaks: the sequence number expected next, and when it was heard.
+        self._relays: dict[str, tuple[int, float]] = {}
         self._verified_since = float("-inf")
 
     def on_purge(self, purge: Callable[[list[str], int], None]) -> None:
@@ -84,9 +84,8 @@ class TagSubscriber:
 
         What was filled before that moment may have missed a purge.
         """
-        if time.monotonic() - self._heard_at > SILENCE_S:
-            return None
-        return self._verified_since
+        self._forget_silent(time.monotonic())
+        return self._verified_since if self._relays else None
 
     async def run(self) -> None:
         while True:
@@ -94,7 +93,7 @@ class TagSubscriber:
                 await self._listen()
             except (*LOST, TimeoutError) as error:
                 log.warning("tag stream lost", error=repr(error))
-            self._heard_at = float("-inf")
+            self._relays.clear()
             await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self) -> None:
@@ -107,16 +106,25 @@ class TagSubscriber:
 
     def receive(self, data: bytes) -> None:
         """Take one message in; public so that its rules can be tested without a network."""
-        message = _decode(data)
         now = time.monotonic()
-        expected = self._sequences.get(message.relay)
-        silent = now - self._heard_at > SILENCE_S
-        if silent or expected is None or message.sequence != expected:
+        self._forget_silent(now)
+        try:
+            message = _decode(data)
+        except msgspec.DecodeError as error:
+            log.warning("tag message not understood", error=repr(error))
             self._verified_since = now
-        if expected is None:
-            self._sequences.clear()  # a new relay took over: forget those that are gone
-        self._sequences[message.relay] = message.sequence + 1
-        self._heard_at = now
+            return
+        expected, _ = self._relays.get(message.relay, (None, now))
+        if message.sequence != expected:
+            self._verified_since = now
+        self._relays[message.relay] = (message.sequence + 1, now)
         if message.tags:
             for purge in self._purges:
                 purge(message.tags, message.position)
+
+    def _forget_silent(self, now: float) -> None:
+        """A relay that has gone silent may have said something last that was missed."""
+        silent = [relay for relay, (_, at) in self._relays.items() if now - at > SILENCE_S]
+        for relay in silent:
+            del self._relays[relay]
+            self._verified_since = now
