@@ -364,7 +364,7 @@ async def test_a_purge_that_was_missed_is_made_up_for_after_the_gap(
     assert list(cache._memory) == ["key"]  # nothing is thrown away
 
     async def is_new() -> bool:
-        heard(stream, sequence=stream._sequences["relay"])
+        heard(stream, sequence=stream._relays["relay"][0])
         return await text_of(cache, source) == "new"
 
     took_s = await until(is_new, within_s=3.0, what="an unverified value is asked again")
