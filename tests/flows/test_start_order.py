@@ -6,12 +6,9 @@ them and its servers stand proxies on which nobody listens. Then one after anoth
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,12 +18,12 @@ import httpx
 import pytest
 
 from infra.local.addresses import free_port
-from infra.local.processes import tied_to_this_process
 from infra.process import WORKERS
 from tests.faults.proxy import Accept, FaultProxy
 from tests.faults.waiting import until
 from tests.running_stack import RunningStack
 from tests.security.guests import Goods, new_key, plenty_of_goods
+from tests.security.processes import environment_of, process
 
 READY_LIMIT_S: Final = 2.0  # what reliability.md asks for, from the dependency's return
 START_LIMIT_S: Final = 30.0  # importing on a loaded machine
@@ -165,29 +162,10 @@ async def is_paid(shop: Started) -> bool:
     return answer.status_code == 201 and answer.json()["state"] == "SUCCESS"
 
 
-@contextmanager
-def process(*arguments: str, environment: dict[str, str], log: Path) -> Iterator[Any]:
-    """`python -m infra.process …` until the block ends; it ends with this process too."""
-    command = [sys.executable, "-m", "infra.process", *arguments]
-    with log.open("wb") as out:
-        running = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            preexec_fn=tied_to_this_process(signal.SIGKILL),  # noqa: PLW1509  # no other threads here
-        )
-    try:
-        yield running
-    finally:
-        running.terminate()
-        running.wait(10)
-
-
 @asynccontextmanager
 async def started(stack: RunningStack, goods: Goods, folder: Path) -> AsyncIterator[Started]:
     """Access, business and every worker, with all they depend on behind closed ports."""
-    environment = {**os.environ, **stack.environment}
+    environment = environment_of(stack)
     proxies = {}
     async with AsyncExitStack() as stop:
         for name, variable in DEPENDENCIES.items():

@@ -1,0 +1,155 @@
+"""S32: a process does not start on a bad secret, and none lies in the project."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+from detect_secrets.core.secrets_collection import SecretsCollection
+from detect_secrets.settings import default_settings
+from pydantic import SecretStr
+
+from infra.process import EXIT_BAD_SETTINGS
+from services import settings
+from services.settings import ProcessSettings, SettingsError
+
+PROJECT: Final = Path(__file__).resolve().parents[2]
+KINDS: Final[dict[str, type[ProcessSettings]]] = {
+    "access": settings.AccessSettings,
+    "business": settings.BusinessSettings,
+    "worker outbox": settings.WorkerSettings,
+    "provider": settings.ProviderSettings,
+    "migrate": settings.MigrateSettings,
+}
+ADDRESSES: Final = {
+    "TERCET_PRIMARY_DSN": "postgresql://tercet_app@127.0.0.1:1/tercet",
+    "TERCET_OWNER_DSN": "postgresql://tercet_owner@127.0.0.1:1/tercet",
+    "TERCET_PROVIDER_URL": "http://127.0.0.1:1",
+    "TERCET_BUSINESS_URL": "http://127.0.0.1:1",
+}
+WEAK: Final = {
+    "empty": "",
+    "blank": " " * 40,
+    "short": "x7Kq9",
+    "a default": "changeme" * 8,
+    "a word of the documentation": "example-" + "aB3dE5fG7hI9jK1lM3nO5pQ7rS9",
+    "one letter": "a" * 64,
+}
+# What detect-secrets takes for a secret, and why it is none.
+ALLOWED: Final = {
+    ("tests/access/test_tracing.py", "Hex High Entropy String"): "the trace id of W3C's examples",
+    ("tests/business/test_sandbox.py", "Base64 High Entropy String"): "of a provider of that test",
+    ("tests/business/test_sandbox.py", "Secret Keyword"): "the same",
+    ("tests/infra/test_postgres.py", "Basic Auth Credentials"): "a password that has to be refused",
+    (
+        "tests/security/test_secrets.py",
+        "Base64 High Entropy String",
+    ): "a weak one, with a word in it",
+}
+SKIPPED: Final = (".git", ".venv", ".tools", ".tercet", "__pycache__", "node_modules", "results")
+
+
+def secrets_of(kind: type[ProcessSettings]) -> list[str]:
+    """The variables of its secrets that have to be there."""
+    return [
+        f"TERCET_{name.upper()}"
+        for name, field in kind.model_fields.items()
+        if field.annotation is SecretStr and field.is_required()
+    ]
+
+
+CASES: Final = [(kind, secret) for kind in KINDS for secret in secrets_of(KINDS[kind])]
+
+
+def good(kind: str) -> dict[str, str]:
+    """Settings on which that kind of process would start."""
+    made = {secret: secrets.token_urlsafe(32) for secret in secrets_of(KINDS[kind])}
+    return {**ADDRESSES, **made}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in os.environ:
+        if name.startswith("TERCET_"):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("weak", WEAK)
+@pytest.mark.parametrize(("kind", "secret"), CASES)
+def test_every_secret_of_every_process_has_to_be_strong(
+    environment: pytest.MonkeyPatch, kind: str, secret: str, weak: str
+) -> None:
+    for name, value in good(kind).items():
+        environment.setenv(name, value)
+    settings.load(KINDS[kind])
+    environment.setenv(secret, WEAK[weak])
+    with pytest.raises(SettingsError) as refused:
+        settings.load(KINDS[kind])
+    assert str(refused.value).startswith(f"{secret}: ")
+    assert WEAK[weak] == "" or WEAK[weak] not in str(refused.value)
+
+
+@pytest.mark.parametrize(("kind", "secret"), CASES)
+def test_no_secret_has_a_default(environment: pytest.MonkeyPatch, kind: str, secret: str) -> None:
+    for name, value in good(kind).items():
+        if name != secret:
+            environment.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^{secret}: "):
+        settings.load(KINDS[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_process_ends_at_once_with_a_clear_line_and_exit_code_78(
+    tmp_path: Path, kind: str
+) -> None:
+    """The secrets of a real process come as files; here each is bad in a way of its own."""
+    names = secrets_of(KINDS[kind])
+    for name, value in zip(names, list(WEAK.values()) * 2, strict=False):
+        (tmp_path / name.lower()).write_text(value)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TERCET_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.process", *kind.split()],
+        env={**clean, **ADDRESSES, "TERCET_SECRETS_DIR": str(tmp_path)},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == EXIT_BAD_SETTINGS
+    first, *lines = done.stderr.splitlines()
+    assert first == "the settings can not be used:"
+    assert sorted(line.partition(":")[0] for line in lines) == sorted(names)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_no_secret_lies_in_the_project() -> None:
+    found = SecretsCollection()
+    with default_settings():
+        for path in PROJECT.rglob("*"):
+            parts = path.relative_to(PROJECT).parts
+            skipped = any(part in SKIPPED or part.endswith("_cache") for part in parts)
+            if path.is_file() and not skipped:
+                found.scan_file(str(path))
+    unexplained = {
+        f"{Path(secret.filename).relative_to(PROJECT)}:{secret.line_number} {secret.type}"
+        for _, secret in found
+        if (str(Path(secret.filename).relative_to(PROJECT)), secret.type) not in ALLOWED
+    }
+    assert unexplained == set()
+
+
+def test_a_secret_in_a_file_would_be_found(tmp_path: Path) -> None:
+    path = tmp_path / "settings.py"
+    path.write_text(f'operator_token = "{secrets.token_urlsafe(32)}"\n')
+    found = SecretsCollection()
+    with default_settings():
+        found.scan_file(str(path))
+    assert list(found)
