@@ -11,6 +11,8 @@ import httpx
 import psutil
 import pytest
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from services.business.endpoints import INTERNAL, PUBLIC
 from tests.running_stack import RunningStack
@@ -85,7 +87,7 @@ async def test_the_provider_answers_nothing_without_its_secret(
 
 async def test_valkey_answers_nothing_without_its_password(stack: RunningStack) -> None:
     host, _, port = stack.part("valkey")["address"].rpartition(":")
-    client = redis.asyncio.Redis(host=host, port=int(port), retry=None)
+    client = redis.asyncio.Redis(host=host, port=int(port), retry=Retry(NoBackoff(), 0))
     with pytest.raises(redis.AuthenticationError):
         await client.ping()
     await client.aclose()
