@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,6 +18,9 @@ from services.data.db import Reader
 from services.data.pages import Page, page, product_tag
 from services.data.products import (
     ListItem,
+    Offer,
+    Product,
+    Rating,
     select_offers,
     select_product,
     select_rating,
@@ -63,6 +66,44 @@ async def gather_product(reader: Reader, slug: str) -> Page | None:
     Product and prices are required. Band, rating and related products may be late or broken: they
     are left out and named in `degraded`.
     """
+    parts = await _gather_parts(reader, slug)
+    if parts.torn():
+        parts = await _gather_parts(reader, slug)
+    product = parts.product
+    if product is None:
+        return None
+    body = product_document(
+        product,
+        parts.offers,
+        stock=parts.stock,
+        rating=parts.rating,
+        related=parts.related,
+        degraded=parts.degraded,
+    )
+    return page(render(body), [product_tag(product.product_id)], degraded=bool(parts.degraded))
+
+
+class _Parts(NamedTuple):
+    product: Product | None
+    offers: list[Offer]
+    stock: list[StockRow]
+    rating: Rating | None
+    related: list[ListItem]
+    degraded: list[Part]
+
+    def torn(self) -> bool:
+        """Whether a commit came between the statements: each part is a snapshot of its own.
+
+        What a change makes old is purged; nothing purges a product that was just added.
+        """
+        if self.product is None:
+            return False
+        stocked = {row.variant_id for row in self.stock}
+        unknown = any(offer.variant_id not in stocked for offer in self.offers)
+        return not self.offers or (unknown and "band" not in self.degraded)
+
+
+async def _gather_parts(reader: Reader, slug: str) -> _Parts:
     degraded: list[Part] = []
 
     async def optional(part: Part, work: Awaitable[T], fallback: T) -> T:
@@ -82,18 +123,14 @@ async def gather_product(reader: Reader, slug: str) -> Page | None:
         stock = parts.create_task(optional("band", select_stock(reader, slug), no_stock))
         rating = parts.create_task(optional("rating", select_rating(reader, slug), None))
         related = parts.create_task(optional("related", select_related(reader, slug), no_items))
-    found = product.result()
-    if found is None:
-        return None
-    body = product_document(
-        found,
+    return _Parts(
+        product.result(),
         offers.result(),
-        stock=stock.result(),
-        rating=rating.result(),
-        related=related.result(),
-        degraded=degraded,
+        stock.result(),
+        rating.result(),
+        related.result(),
+        degraded,
     )
-    return page(render(body), [product_tag(found.product_id)], degraded=bool(degraded))
 
 
 async def show_stock(shop: Shop, request: Request) -> Response:
