@@ -29,8 +29,17 @@ async def http(base_url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest_asyncio.fixture(scope="session")
-async def books(owner_dsn: str) -> AsyncIterator[Books]:
-    async with open_books(owner_dsn) as opened:
+async def business(stack: RunningStack) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of business itself, as access is one: without access in front."""
+    url = stack.environment["TERCET_BUSINESS_URL"]
+    secret = {"x-internal-secret": stack.secret("internal_secret")}
+    async with http_client(url, **secret) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="session")
+async def books(owner_dsn: str, read_dsn: str) -> AsyncIterator[Books]:
+    async with open_books(owner_dsn, read_dsn) as opened:
         yield opened
 
 

@@ -13,13 +13,16 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+from starlette.applications import Starlette
 
+from services.business.app import Gate, _routes
 from services.business.orders import place_order
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop
 from services.data.orders import OrderKey
 from services.data.proofs import RULES
 from services.settings import BusinessSettings, ProcessSettings, load
+from tests.faults.waiting import until
 from tests.running_stack import RunningStack
 
 S = TypeVar("S", bound=ProcessSettings)
@@ -64,8 +67,13 @@ class Goods:
 class Books:
     """The database as a test looks at it, as its owner, and changes what time would change."""
 
-    def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    def __init__(
+        self,
+        connection: asyncpg.Connection[asyncpg.Record],
+        standby: asyncpg.Connection[asyncpg.Record] | None = None,
+    ) -> None:
         self.connection = connection
+        self._standby = standby
 
     async def rows(self, sql: str, *args: object) -> Rows:
         return await self.connection.fetch(sql, *args)
@@ -96,7 +104,20 @@ class Books:
             await self.rows(
                 "insert into outbox (kind, name, aggregate_id) values ('tag', 'products', '')"
             )
+        await self.replayed()
         return Goods(product_id, slug, [row["variant_id"] for row in rows])
+
+    async def replayed(self) -> None:
+        """Wait until the standby, if it was given, has all that was committed before."""
+        if self._standby is None:
+            return
+        standby, position = self._standby, await self.value("select pg_current_wal_lsn()::text")
+
+        async def is_there() -> bool:
+            sql = "select pg_last_wal_replay_lsn() >= $1::text::pg_lsn"
+            return bool(await standby.fetchval(sql, position))
+
+        await until(is_there, within_s=TIMEOUT_S, what="the standby has caught up")
 
     async def stock(self, variant_id: UUID) -> tuple[int, int, int]:
         """Available, held, sold."""
@@ -122,12 +143,16 @@ class Books:
 
 
 @asynccontextmanager
-async def open_books(dsn: str) -> AsyncIterator[Books]:
+async def open_books(dsn: str, standby_dsn: str | None = None) -> AsyncIterator[Books]:
+    """With a standby, new goods are there as well before they are handed out."""
     connection = await asyncpg.connect(dsn)
+    standby = None if standby_dsn is None else await asyncpg.connect(standby_dsn)
     try:
-        yield Books(connection)
+        yield Books(connection, standby)
     finally:
         await connection.close()
+        if standby is not None:
+            await standby.close()
 
 
 @dataclass
@@ -214,6 +239,17 @@ def http_client(url: str, **headers: str) -> httpx.AsyncClient:
         timeout=TIMEOUT_S,
         trust_env=False,
         limits=LIMITS,
+    )
+
+
+def asgi_client(shop: Shop) -> httpx.AsyncClient:
+    """A client of the routes of business on a shop that is open inside the test's process."""
+    app = Starlette(routes=_routes())
+    app.state.shop = shop
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=Gate(app, shop.settings)),
+        base_url="http://business",
+        headers={"x-internal-secret": shop.settings.internal_secret.get_secret_value()},
     )
 
 

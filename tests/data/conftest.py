@@ -7,9 +7,9 @@ import pytest_asyncio
 from services.business.shop import Shop
 from services.data.store import Store
 from tests.running_stack import RunningStack
-from tests.shop_fixtures import books, customer, http, provider, shop
+from tests.shop_fixtures import books, business, customer, http, provider, shop
 
-__all__ = ["books", "customer", "http", "provider", "shop"]
+__all__ = ["books", "business", "customer", "http", "provider", "shop"]
 
 
 @pytest_asyncio.fixture(scope="session")

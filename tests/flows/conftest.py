@@ -1,0 +1,7 @@
+"""What tests here buy with."""
+
+from __future__ import annotations
+
+from tests.shop_fixtures import books, business, customer, http, provider, shop
+
+__all__ = ["books", "business", "customer", "http", "provider", "shop"]
