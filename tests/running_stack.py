@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -74,10 +75,18 @@ class RunningStack:
         return f"postgresql://{role}:{password}@{self.part(server)['address']}/tercet"
 
 
+def let_through(data_dir: Path) -> None:
+    """Root's temporary folders are closed to the user whom PostgreSQL may have to run as."""
+    for folder in data_dir.parents:
+        if os.geteuid() == 0 and Path(tempfile.gettempdir()) in folder.parents:
+            folder.chmod(folder.stat().st_mode | 0o011)
+
+
 def start_up(
     data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None, **popen: Any
 ) -> subprocess.Popen[bytes]:
     """`tercet up` in the foreground, which ends when this process does, however that ends."""
+    let_through(data_dir)
     command = [sys.executable, "-m", "infra.cli", "up", "--data-dir", str(data_dir), *arguments]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TERCET_")}
     popen.setdefault("preexec_fn", tied_to_this_process(signal.SIGTERM))
