@@ -155,15 +155,20 @@ RULES: Final = (
     ),
     Rule(
         "ledger",
-        "every successful payment is booked once, with its amount and currency",
+        "every successful payment is booked once: amount, currency and accounts are right",
         "select count(*) from ledger_transfers where cause = 'payment_captured'",
         """
-        select coalesce(p.payment_id, t.cause_id) as payment_id, p.amount_minor,
-            t.amount_minor as booked_minor, p.currency, t.currency as booked_currency
+        select coalesce(p.payment_id, t.cause_id) as payment_id, p.amount_minor, p.currency,
+            t.bookings, t.amount_minor as booked_minor, t.currency as booked_currency, t.accounts
         from (select * from payments where state = 'SUCCESS') p
-        full join (select * from ledger_transfers where cause = 'payment_captured') t
-            on t.cause_id = p.payment_id
-        where (p.amount_minor, p.currency) is distinct from (t.amount_minor, t.currency)
+        full join (
+            select cause_id, count(*) as bookings, sum(amount_minor) as amount_minor,
+                min(currency) as currency,
+                min(debit_account || ' from ' || credit_account) as accounts
+            from ledger_transfers where cause = 'payment_captured' group by cause_id
+        ) t on t.cause_id = p.payment_id
+        where (p.amount_minor, p.currency, 1, 'provider_clearing from sales')
+            is distinct from (t.amount_minor, t.currency, t.bookings, t.accounts)
         """,
     ),
     Rule(
