@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from services.business.shop import Shop, open_shop
+from tests.laboratory import OwnDatabase, own_database
 from tests.running_stack import RunningStack
 from tests.shopping import (
     Books,
@@ -60,3 +61,25 @@ async def shop(stack: RunningStack) -> AsyncIterator[Shop]:
 def customer(http: httpx.AsyncClient) -> Customer:
     """Somebody whom the shop does not know yet."""
     return Customer(http)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def laboratory(stack: RunningStack) -> AsyncIterator[OwnDatabase]:
+    """A database beside the shop's, for what workers and other tests must not meddle with."""
+    async with own_database(stack) as database:
+        await database.upgrade()
+        yield database
+
+
+@pytest_asyncio.fixture(scope="session")
+async def lab_books(laboratory: OwnDatabase) -> AsyncIterator[Books]:
+    standby = laboratory.superuser_dsn("standby")
+    async with open_books(laboratory.superuser_dsn(), standby) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(scope="session")
+async def lab_shop(laboratory: OwnDatabase) -> AsyncIterator[Shop]:
+    """Business on the laboratory's database, where no worker runs but the test."""
+    async with open_shop(laboratory.settings(provider_timeout_ms=500)) as opened:
+        yield opened

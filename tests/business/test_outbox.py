@@ -1,0 +1,226 @@
+"""The relay: at least once, behind the commit, whatever dies in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as ValkeyLost
+
+from services.business import outbox as relay
+from services.business.shop import Shop
+from services.data import outbox
+from services.data.tags import CHANNEL, HEARTBEAT_S, POSITION_KEY, TagMessage, TagPublisher
+from tests.faults.waiting import until
+from tests.shopping import Books, place
+
+HEARD_WITHIN_S = 5.0
+WAITING = "select count(*) from outbox where published_at is null"
+
+
+class Heard:
+    """The messages of one relay, as they came."""
+
+    def __init__(self) -> None:
+        self.name = uuid4().hex
+        self.messages: list[TagMessage] = []
+
+    def tags(self) -> list[str]:
+        return [tag for message in self.messages for tag in message.tags]
+
+    async def listen(self, valkey: Redis, ready: asyncio.Event, *, everyone: bool = False) -> None:
+        async with valkey.pubsub(ignore_subscribe_messages=True) as channel:
+            await channel.subscribe(CHANNEL)
+            ready.set()
+            while True:
+                found = await channel.get_message(timeout=1.0)
+                if found is None:
+                    continue
+                message = msgspec.json.decode(found["data"], type=TagMessage)
+                if everyone or message.relay == self.name:
+                    self.messages.append(message)
+
+
+@pytest_asyncio.fixture
+async def valkey(valkey_url: str) -> AsyncIterator[Redis]:
+    client = Redis.from_url(valkey_url)
+    yield client
+    await client.aclose()
+
+
+@pytest_asyncio.fixture
+async def heard(valkey: Redis, lab_books: Books) -> AsyncIterator[Heard]:
+    """An ear on the tag stream, and an outbox with nothing in it."""
+    await lab_books.rows("delete from outbox")
+    made, ready = Heard(), asyncio.Event()
+    listening = asyncio.create_task(made.listen(valkey, ready))
+    await ready.wait()
+    yield made
+    listening.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await listening
+
+
+async def leave(books: Books, *names: str, kind: str = "tag") -> None:
+    for name in names:
+        await books.rows(
+            "insert into outbox (kind, name, aggregate_id) values ($1, $2, 'a')", kind, name
+        )
+
+
+async def test_tags_are_told_once_each_with_a_position_behind_their_commit(
+    heard: Heard, lab_shop: Shop, lab_books: Books, valkey: Redis
+) -> None:
+    tags = [uuid4().hex, uuid4().hex]
+    await leave(lab_books, tags[0], tags[1], tags[0])
+    position_sql = "select (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint"
+    committed = await lab_books.value(position_sql)
+    assert await relay.run_once(lab_shop, TagPublisher(valkey, heard.name)) == 3
+    await until(lambda: bool(heard.messages), within_s=HEARD_WITHIN_S, what="the tags are heard")
+    (message,) = heard.messages
+    assert message.tags == tags
+    assert committed < message.position <= await lab_books.value(position_sql)
+    assert await valkey.get(POSITION_KEY + tags[0]) == str(message.position).encode()
+    assert await lab_books.value(WAITING) == 0
+    assert await relay.run_once(lab_shop, TagPublisher(valkey, heard.name)) == 0
+
+
+async def test_events_go_to_their_stream_in_order_with_an_id_to_know_them_by(
+    heard: Heard, lab_shop: Shop, lab_books: Books, valkey: Redis
+) -> None:
+    goods = await lab_books.goods()
+    await lab_books.rows("delete from outbox")
+    key = await place(lab_shop, {goods.variant: 1})
+    await leave(lab_books, "something_else", kind="event")
+    newest: Any = await valkey.xrevrange(outbox.EVENTS_STREAM, count=1)
+    await relay.run_once(lab_shop, TagPublisher(valkey, heard.name))
+    since = b"(" + newest[0][0] if newest else b"-"
+    entries: Any = await valkey.xrange(outbox.EVENTS_STREAM, min=since)
+    ours = (str(key.order_id).encode(), b"a")
+    mine = [fields for _, fields in entries if fields[b"aggregate_id"] in ours]
+    assert [fields[b"name"] for fields in mine] == [b"order_placed", b"something_else"]
+    assert msgspec.json.decode(mine[0][b"payload"]) == {"total_minor": 1000}
+    ids = [int(fields[b"event_id"]) for fields in mine]
+    assert ids == sorted(set(ids))
+
+
+class DiesAfter(Exception):
+    """Stands for the end of the process."""
+
+
+class DyingPublisher(TagPublisher):
+    """A relay that publishes, and is gone before it can mark what it published."""
+
+    async def publish(self, tags: list[str], position: int) -> None:
+        await super().publish(tags, position)
+        raise DiesAfter
+
+
+async def test_what_a_relay_claimed_and_did_not_mark_is_published_again(
+    heard: Heard, lab_shop: Shop, lab_books: Books, valkey: Redis
+) -> None:
+    tag = uuid4().hex
+    await leave(lab_books, tag)
+    with pytest.raises(DiesAfter):
+        await relay.run_once(lab_shop, DyingPublisher(valkey, heard.name))
+    other = TagPublisher(valkey, heard.name)
+    assert await relay.run_once(lab_shop, other) == 0  # it is the dead relay's, for now
+    await lab_books.rows("update outbox set claimed_until = now()")
+    assert await relay.run_once(lab_shop, other) == 1
+    await until(
+        lambda: heard.tags() == [tag, tag], within_s=HEARD_WITHIN_S, what="it is told twice"
+    )
+    assert await lab_books.value(WAITING) == 0
+
+
+async def test_what_could_not_be_published_is_kept(
+    heard: Heard, lab_shop: Shop, lab_books: Books
+) -> None:
+    await leave(lab_books, uuid4().hex)
+    nobody = Redis.from_url("redis://127.0.0.1:1")
+    with pytest.raises(ValkeyLost):
+        await relay.run_once(lab_shop, TagPublisher(nobody, heard.name))
+    await nobody.aclose()
+    assert await lab_books.value(WAITING) == 1
+
+
+async def test_two_relays_share_the_work_and_publish_each_row_once(
+    heard: Heard, lab_shop: Shop, lab_books: Books, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "ROWS", 5)
+    tags = {uuid4().hex for _ in range(40)}
+    await leave(lab_books, *tags)
+    publishers = [TagPublisher(valkey, heard.name) for _ in range(4)]
+    counts = await asyncio.gather(
+        *(relay.run_once(lab_shop, publisher) for publisher in publishers for _ in range(2))
+    )
+    assert sum(counts) == 40
+    await until(lambda: len(heard.tags()) >= 40, within_s=HEARD_WITHIN_S, what="all are told")
+    assert sorted(heard.tags()) == sorted(tags)
+
+
+async def test_rows_of_a_transaction_that_is_still_open_are_not_told(
+    heard: Heard, lab_shop: Shop, lab_books: Books, valkey: Redis
+) -> None:
+    tag = uuid4().hex
+    async with lab_shop.database.primary.transaction() as tx:
+        await outbox.insert_tags(tx, [tag])
+        assert await relay.run_once(lab_shop, TagPublisher(valkey, heard.name)) == 0
+    assert await relay.run_once(lab_shop, TagPublisher(valkey, heard.name)) == 1
+
+
+async def test_the_relay_that_runs_is_woken_and_says_that_it_lives(
+    heard: Heard, lab_shop: Shop, lab_books: Books, valkey: Redis
+) -> None:
+    everyone, ready = Heard(), asyncio.Event()
+    listening = asyncio.create_task(everyone.listen(valkey, ready, everyone=True))
+    await ready.wait()
+    running = asyncio.create_task(relay.run(lab_shop))
+    try:
+        tag = uuid4().hex
+        await leave(lab_books, tag)
+        await outbox.wake_relay(valkey)
+        await until(lambda: tag in everyone.tags(), within_s=HEARD_WITHIN_S, what="it is told")
+        (ours,) = {m.relay for m in everyone.messages if tag in m.tags}
+
+        def beats() -> bool:
+            mine = [m for m in everyone.messages if m.relay == ours]
+            return len([m for m in mine if not m.tags]) >= 2
+
+        took_s = await until(beats, within_s=HEARD_WITHIN_S, what="there are heartbeats")
+        assert took_s < 4 * HEARTBEAT_S
+        mine = [m.sequence for m in everyone.messages if m.relay == ours]
+        assert mine == list(range(mine[0], mine[0] + len(mine)))
+    finally:
+        for task in (running, listening):
+            task.cancel()
+        await asyncio.gather(running, listening, return_exceptions=True)
+
+
+async def test_what_was_published_long_ago_is_dropped_and_nothing_else(
+    heard: Heard, lab_shop: Shop, lab_books: Books
+) -> None:
+    await leave(lab_books, "old", "young", "waiting")
+    await lab_books.rows("update outbox set published_at = now() where name <> 'waiting'")
+    await lab_books.rows(
+        "update outbox set published_at = now() - interval '2 hours' where name = 'old'"
+    )
+    await outbox.trim_published(lab_shop.database.primary)
+    left = await lab_books.rows("select name from outbox order by name")
+    assert [row["name"] for row in left] == ["waiting", "young"]
+
+
+async def test_no_business_transaction_uses_notify(lab_books: Books) -> None:
+    """NOTIFY takes a lock over all databases at commit: one commit at a time."""
+    calls = await lab_books.value(
+        "select count(*) from pg_stat_statements where query ~* '(^|\\s)(notify|pg_notify)'"
+        " and query !~ 'pg_stat_statements'"
+    )
+    assert calls == 0

@@ -1,0 +1,263 @@
+"""The proofs: each rule is broken on purpose once, and says so. Planted = caught."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from services.business.expiry import run_once as expire
+from services.business.payments import claim, pay
+from services.business.shop import Shop, open_shop
+from services.data.proofs import RULES, VIOLATIONS_SHOWN, Rule, find_violations
+from tests.laboratory import OwnDatabase, own_database
+from tests.running_stack import RunningStack
+from tests.shopping import Books, open_books, place
+
+
+class Planted(NamedTuple):
+    """What breaks a rule, and the constraints that would not have let it."""
+
+    sentence: str
+    sql: str
+    without: tuple[str, ...] = ()
+    where: str = ""
+
+
+PLACED = "where order_id = (select order_id from orders where state = 'placed' limit 1)"
+UNSETTLED = "where order_id = (select order_id from payments where state = 'INIT' limit 1)"
+
+BOOKED = "every successful payment is booked once: amount, currency and accounts are right"
+
+PLANTED = (
+    Planted(
+        "what came in is available, held or sold",
+        "update stock set available = available + 1",
+        ("stock_sum",),
+    ),
+    Planted(
+        "what came in is the sum of the journal",
+        "update stock set received = received + 1, available = available + 1",
+    ),
+    Planted("what came in is the sum of the journal", "delete from stock_journal"),
+    Planted(
+        "what is held is held by orders",
+        "update stock set available = available - 1, held = held + 1",
+    ),
+    Planted(
+        "what is sold was sold by orders",
+        "update stock set available = available - 1, sold = sold + 1",
+    ),
+    Planted("the total is the sum of the lines", "update orders set total_minor = total_minor + 1"),
+    Planted(
+        "the total is the sum of the lines",
+        "delete from order_lines",
+        where=PLACED,
+    ),
+    Planted(
+        "each line has one hold of its quantity, in the state of the order",
+        "update stock_holds set quantity = quantity + 1",
+    ),
+    Planted(
+        "each line has one hold of its quantity, in the state of the order",
+        "delete from stock_holds",
+        where=PLACED,
+    ),
+    Planted(
+        "each line has one hold of its quantity, in the state of the order",
+        "update orders set state = 'expired' where state = 'placed'",
+    ),
+    Planted(
+        "a paid order has one successful payment of its total, and no other order has one",
+        "update orders set state = 'paid'",
+        where=PLACED,
+    ),
+    Planted(
+        "a paid order has one successful payment of its total, and no other order has one",
+        "update payments set state = 'FAILED' where state = 'SUCCESS'",
+    ),
+    Planted(
+        "a paid order has one successful payment of its total, and no other order has one",
+        "update payments set amount_minor = amount_minor - 1 where state = 'SUCCESS'",
+    ),
+    Planted(
+        "a paid order has one successful payment of its total, and no other order has one",
+        "update payments set currency = 'EUR' where state = 'SUCCESS'",
+    ),
+    Planted(
+        "a paid order has one successful payment of its total, and no other order has one",
+        "insert into payments select customer_id, uuidv7(), order_id, state, amount_minor,"
+        " currency, payment_method, charge_id, decline_code, detail, check_count, next_check_at"
+        " from payments where state = 'SUCCESS'",
+        ("payments_one_live_per_order",),
+    ),
+    Planted(
+        "an unsettled payment keeps the stock of its order",
+        "update stock_holds set state = 'held'",
+        where=UNSETTLED,
+    ),
+    Planted(
+        "stock is kept for a payment only while there is one",
+        "update stock_holds set state = 'paying'",
+        where=PLACED,
+    ),
+    Planted(
+        "reconcile asks about every unsettled payment in time",
+        "update payments set next_check_at = now() - interval '2 minutes' where state = 'INIT'",
+    ),
+    Planted(
+        BOOKED,
+        "delete from ledger_transfers",
+    ),
+    Planted(
+        BOOKED,
+        "update ledger_transfers set amount_minor = amount_minor + 1",
+    ),
+    Planted(BOOKED, "update ledger_transfers set currency = 'EUR'"),
+    Planted(
+        BOOKED,
+        "update ledger_transfers set debit_account = credit_account, credit_account = debit_account",
+    ),
+    Planted(
+        BOOKED,
+        "insert into ledger_transfers (debit_account, credit_account, amount_minor, currency,"
+        " cause, cause_id) select debit_account, credit_account, amount_minor, currency, cause,"
+        " uuidv7() from ledger_transfers",
+    ),
+    Planted(
+        BOOKED,
+        "insert into ledger_transfers (debit_account, credit_account, amount_minor, currency,"
+        " cause, cause_id) select debit_account, credit_account, amount_minor, currency, cause,"
+        " cause_id from ledger_transfers",
+        ("ledger_transfers_cause_key",),
+    ),
+    Planted(
+        "every key stands for an order or a payment that exists",
+        "update idempotency_keys set subject_id = uuidv7()",
+    ),
+    Planted(
+        "every order and payment was made by a key",
+        "delete from idempotency_keys where operation = 'pay_order'",
+    ),
+    Planted(
+        "nothing waits to be published for more than a minute",
+        "update outbox set created_at = now() - interval '2 minutes', published_at = null",
+    ),
+)
+# A row of the ledger is a transfer: it debits one account and credits another by the same amount,
+# so no row that the table can hold breaks this.
+BY_CONSTRUCTION = "debits and credits balance in each currency"
+
+
+@pytest_asyncio.fixture(scope="module")
+async def traded(stack: RunningStack) -> AsyncIterator[OwnDatabase]:
+    """A database with an order in every state, and payments."""
+    async with own_database(stack) as database:
+        await database.upgrade()
+        async with open_shop(database.settings()) as shop:
+            async with open_books(database.superuser_dsn()) as books:
+                await trade(shop, books)
+        yield database
+
+
+async def trade(shop: Shop, books: Books) -> None:
+    goods = await books.goods(variants=2)
+    lines = {goods.variants[0]: 2, goods.variants[1]: 1}
+    keys = [await place(shop, lines) for _ in range(5)]
+    assert (await pay(shop, keys[0], "tok_approve", "a", b"")).payment.state == "SUCCESS"
+    assert (await pay(shop, keys[1], "tok_decline", "a", b"")).payment.state == "FAILED"
+    await claim(shop, keys[2], "tok_approve", "a", b"")
+    await books.rows(
+        "update stock_holds set expires_at = now() where order_id = $1", keys[3].order_id
+    )
+    assert await expire(shop) == 1
+
+
+@pytest_asyncio.fixture(scope="module")
+async def books(traded: OwnDatabase) -> AsyncIterator[Books]:
+    async with open_books(traded.superuser_dsn()) as opened:
+        yield opened
+
+
+async def drop(books: Books, constraint: str) -> None:
+    """For the rest of the transaction: a constraint, or an index that is one."""
+    table = await books.value(
+        "select conrelid::regclass::text from pg_constraint where conname = $1", constraint
+    )
+    if table is None:
+        await books.rows(f"drop index {constraint}")
+    else:
+        await books.rows(f"alter table {table} drop constraint {constraint}")
+
+
+async def broken(books: Books) -> list[str]:
+    return [rule.sentence for rule in RULES if await books.rows(rule.broken)]
+
+
+async def test_all_rules_hold_for_what_was_traded_and_had_something_to_look_at(
+    traded: OwnDatabase, books: Books
+) -> None:
+    assert await broken(books) == []
+    for rule in RULES:
+        assert await books.value(rule.checked) > 0, rule.sentence
+
+
+@pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.sql[:60])
+async def test_what_is_planted_is_caught(planted: Planted, books: Books) -> None:
+    transaction = books.connection.transaction()
+    await transaction.start()
+    try:
+        for constraint in planted.without:
+            await drop(books, constraint)
+        status = await books.connection.execute(f"{planted.sql} {planted.where}")
+        assert not status.endswith(" 0"), "nothing was planted"
+        assert planted.sentence in await broken(books)
+    finally:
+        await transaction.rollback()
+    assert await broken(books) == []
+
+
+@pytest.mark.parametrize(
+    "planted", [one for one in PLANTED if one.without], ids=lambda planted: planted.without[0]
+)
+async def test_a_constraint_does_not_let_it_be_planted(planted: Planted, books: Books) -> None:
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
+        async with books.connection.transaction():
+            await books.rows(planted.sql)
+    assert refused.value.constraint_name in planted.without
+
+
+def test_every_rule_was_broken_once() -> None:
+    sentences = {rule.sentence for rule in RULES}
+    assert {planted.sentence for planted in PLANTED} == sentences - {BY_CONSTRUCTION}
+    assert len(PLANTED) >= 25
+
+
+async def test_findings_name_the_rows_and_not_too_many(traded: OwnDatabase) -> None:
+    many = Rule(
+        "area", "there are no numbers", "select 30", "select n from generate_series(1, 30) n"
+    )
+    fine = Rule("area", "nothing is nothing", "select 1", "select 1 where false")
+    async with open_shop(traded.settings()) as shop:
+        primary = shop.database.primary
+        findings = [finding async for finding in find_violations(primary, (many, fine))]
+        assert [finding.checked_count for finding in findings] == [30, 1]
+        assert findings[0].broken == [f"n {number}" for number in range(1, VIOLATIONS_SHOWN + 1)]
+        assert findings[1].broken == []
+        held = [finding.broken async for finding in find_violations(primary)]
+        assert held == [[]] * len(RULES)
+
+
+async def test_all_rules_see_one_moment_while_the_shop_goes_on(traded: OwnDatabase) -> None:
+    count = Rule("area", "orders", "select count(*) from orders", "select 1 where false")
+    async with open_shop(traded.settings()) as shop:
+        async with open_books(traded.superuser_dsn()) as books:
+            goods = await books.goods()
+        counts = []
+        async for finding in find_violations(shop.database.primary, (count, count)):
+            counts.append(finding.checked_count)
+            await place(shop, {goods.variant: 1})
+        assert counts[0] == counts[1]
