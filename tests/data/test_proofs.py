@@ -119,7 +119,7 @@ PLANTED = (
     Planted(BOOKED, "update ledger_transfers set currency = 'EUR'"),
     Planted(
         BOOKED,
-        "update ledger_transfers set debit_account = credit_account, credit_account = debit_account",
+        "update ledger_transfers set debit_account = 'sales', credit_account = 'provider_clearing'",
     ),
     Planted(
         BOOKED,
@@ -157,9 +157,9 @@ async def traded(stack: RunningStack) -> AsyncIterator[OwnDatabase]:
     """A database with an order in every state, and payments."""
     async with own_database(stack) as database:
         await database.upgrade()
-        async with open_shop(database.settings()) as shop:
-            async with open_books(database.superuser_dsn()) as books:
-                await trade(shop, books)
+        dsn = database.superuser_dsn()
+        async with open_shop(database.settings()) as shop, open_books(dsn) as books:
+            await trade(shop, books)
         yield database
 
 
