@@ -67,7 +67,8 @@ class Upstream:
 
     timeout_s bounds each call within its caller's deadline. answers: exceptions by which it says
     no while healthy. never_sent: exceptions that prove that nothing was sent. reopen_s: how long
-    it is left alone once its breaker is open.
+    it is left alone once its breaker is open. failures: exceptions that may be its own; where a
+    block of the caller's runs within `guard`, others are the caller's.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Upstream:
         never_sent: tuple[type[Exception], ...] = (ConnectionRefusedError,),
         slow_s: float | None = None,
         reopen_s: float = 5.0,
+        failures: tuple[type[Exception], ...] = (Exception,),
     ) -> None:
         self.name = name
         self.timeout_s = timeout_s
@@ -90,7 +92,7 @@ class Upstream:
             name,
             slow_s=timeout_s if slow_s is None else slow_s,
             timeout_s=reopen_s,
-            exclude=[*answers, DeadlineExceeded],
+            exclude=[*answers, DeadlineExceeded, lambda error: not isinstance(error, failures)],
             listeners=[_LogStateChanges()],
         )
 

@@ -107,6 +107,8 @@ class Pool:
             max_concurrent=size,
             answers=ANSWERS,
             reopen_s=REOPEN_S,
+            # A transaction is left by the Problem that refuses it: no word about the database.
+            failures=(*LOST, TimeoutError, asyncpg.PostgresError),
         )
 
     @asynccontextmanager
