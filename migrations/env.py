@@ -13,9 +13,7 @@ from services.settings import MigrateSettings, load
 
 
 def _run(connection: Connection) -> None:
-    context.configure(
-        connection=connection, transaction_per_migration=True, transactional_ddl=True
-    )
+    context.configure(connection=connection, transaction_per_migration=True, transactional_ddl=True)
     with context.begin_transaction():
         context.run_migrations()
 
