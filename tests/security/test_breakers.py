@@ -37,8 +37,8 @@ def test_requests_that_a_transaction_refuses_do_not_open_a_breaker(
         body = {"lines": [{"variant_id": goods.variant_id, "quantity": 1}]}
         assert client.post("/orders", json=body, headers={"idempotency-key": key}).is_success
         for number in range(REFUSED):
-            path, body, used = wrong[number % len(wrong)]
-            answer = client.post(path, json=body, headers={"idempotency-key": used})
+            path, refused, used = wrong[number % len(wrong)]
+            answer = client.post(path, json=refused, headers={"idempotency-key": used})
             assert answer.status_code in (404, 422), answer.text
         assert states(stack, client)["primary"] == "closed"
 
