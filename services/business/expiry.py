@@ -20,22 +20,26 @@ POLL_S: Final = 0.5
 
 async def run_once(shop: Shop) -> int:
     """Expire the oldest orders that no other worker has; returns how many there were."""
+    expired = 0
     async with shop.database.primary.transaction() as tx:
-        keys = await orders.lock_expired_orders(tx, ROWS)
         released: dict[object, Quantity] = {}
-        for key in keys:
-            for line in await orders.move_holds(tx, key, was="held", becomes="expired"):
+        for key in await orders.lock_expired_orders(tx, ROWS):
+            lines = await orders.move_holds(tx, key, was="held", becomes="expired")
+            if not lines:  # a payment has begun since the order was found and before it was locked
+                continue
+            for line in lines:
                 before = released.get(line.variant_id, Quantity(line.variant_id, 0))
                 quantity = before.quantity + line.quantity
                 released[line.variant_id] = Quantity(line.variant_id, quantity)
             await orders.update_state(tx, key, "expired")
             await insert_event(tx, "order_expired", str(key.order_id), {})
+            expired += 1
         if released:
             await release_stock(tx, list(released.values()))
-    if keys:
+    if expired:
         await shop.changed()
-        log.info("orders expired", orders=len(keys))
-    return len(keys)
+        log.info("orders expired", orders=expired)
+    return expired
 
 
 async def run(shop: Shop) -> None:
