@@ -1,0 +1,127 @@
+"""Operator routes: only with the token, and stock moves only by entries that add up."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.running_stack import RunningStack
+from tests.shopping import Books, Customer, http_client
+
+MOVEMENTS = "/operator/stock-movements"
+
+
+@pytest.fixture
+def operator(stack: RunningStack, base_url: str) -> httpx.AsyncClient:
+    return http_client(base_url, authorization=f"Bearer {stack.secret('operator_token')}")
+
+
+def movement(variant_id: object, quantity: object = 5, kind: str = "receive") -> dict[str, object]:
+    return {
+        "variant_id": str(variant_id),
+        "kind": kind,
+        "quantity": quantity,
+        "reason": "a delivery",
+    }
+
+
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer wrong", "Bearer", "Basic b3BlcmF0b3I6", "", "Bearer \xe9"]
+)
+async def test_without_the_operators_token_nothing_is_shown_or_moved(
+    authorization: str | None, http: httpx.AsyncClient, books: Books
+) -> None:
+    goods = await books.goods(available=3)
+    headers = {} if authorization is None else {"authorization": authorization.encode("latin-1")}
+    for answer in (
+        await http.get("/operator/upstreams", headers=headers),  # type: ignore[arg-type]  # header values are bytes or text
+        await http.post(MOVEMENTS, json=movement(goods.variant), headers=headers),  # type: ignore[arg-type]  # the same
+    ):
+        assert (answer.status_code, answer.json()["type"]) == (401, "/problems/unauthenticated")
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert await books.stock(goods.variant) == (3, 0, 0)
+
+
+async def test_a_customers_token_is_no_operators(books: Books, customer: Customer) -> None:
+    await customer.placed({(await books.goods()).variant: 1})
+    assert (await customer.get("/operator/upstreams")).status_code == 401
+
+
+async def test_stock_moves_by_entries_of_the_journal(
+    operator: httpx.AsyncClient, books: Books
+) -> None:
+    goods = await books.goods(available=3)
+    received = await operator.post(MOVEMENTS, json=movement(goods.variant, 5))
+    assert received.status_code == 201
+    assert received.json() == {
+        "variant_id": str(goods.variant),
+        "received": 8,
+        "available": 8,
+        "band": "in_stock",
+    }
+    corrected = await operator.post(MOVEMENTS, json=movement(goods.variant, -8, "adjust"))
+    assert corrected.json()["band"] == "sold_out"
+    entries = await books.rows(
+        "select kind, quantity, reason from stock_journal where variant_id = $1"
+        " order by stock_journal_id", goods.variant
+    )  # fmt: skip
+    assert [tuple(row) for row in entries][1:] == [
+        ("receive", 5, "a delivery"),
+        ("adjust", -8, "a delivery"),
+    ]
+    assert "what came in is the sum of the journal" not in await books.broken_rules()
+    await operator.aclose()
+
+
+async def test_what_orders_hold_can_not_be_taken_away(
+    operator: httpx.AsyncClient, books: Books, customer: Customer
+) -> None:
+    goods = await books.goods(available=5)
+    await customer.placed({goods.variant: 3})
+    answer = await operator.post(MOVEMENTS, json=movement(goods.variant, -3, "adjust"))
+    assert (answer.status_code, answer.json()["type"]) == (409, "/problems/out-of-stock")
+    assert await books.stock(goods.variant) == (2, 3, 0)
+    await operator.aclose()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"quantity": 0}, "/quantity"),
+        ({"quantity": -1}, "/quantity"),
+        ({"quantity": 1.5}, "/quantity"),
+        ({"quantity": True}, "/quantity"),
+        ({"quantity": 10**9 + 1}, "/quantity"),
+        ({"kind": "steal"}, "/kind"),
+        ({"reason": ""}, "/reason"),
+        ({"reason": "a\x00b"}, "/reason"),
+        ({"reason": "x" * 201}, "/reason"),
+        ({"variant_id": "1"}, "/variant_id"),
+        ({"price": 1}, "/price"),
+    ],
+)
+async def test_an_entry_that_makes_no_sense_is_refused(
+    change: dict[str, object], field: str, operator: httpx.AsyncClient, books: Books
+) -> None:
+    goods = await books.goods(available=5)
+    answer = await operator.post(MOVEMENTS, json=movement(goods.variant) | change)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == field
+    assert await books.stock(goods.variant) == (5, 0, 0)
+    await operator.aclose()
+
+
+async def test_an_unknown_variant_has_no_stock_to_move(operator: httpx.AsyncClient) -> None:
+    answer = await operator.post(MOVEMENTS, json=movement(uuid4()))
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/unknown-variant")
+    await operator.aclose()
+
+
+async def test_every_dependency_is_shown_with_its_breaker(operator: httpx.AsyncClient) -> None:
+    items = (await operator.get("/operator/upstreams")).json()["items"]
+    assert [item["name"] for item in items] == ["primary", "standby-1", "valkey", "provider"]
+    assert {item["state"] for item in items} <= {"closed", "open", "half_open"}
+    assert {item["state"] for item in items[:3]} == {"closed"}
+    await operator.aclose()
