@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from services.business.shop import Shop
 from services.data import outbox
+from services.data.outbox import OutboxRow
 from services.data.tags import HEARTBEAT_S, TagPublisher
 from services.data.wake import Wake
 from services.problems import Problem
@@ -37,15 +38,26 @@ async def run_once(shop: Shop, publisher: TagPublisher) -> int:
         rows = await outbox.claim_unpublished(tx, ROWS)
     if not rows:
         return 0
+    outbox_ids = [row.outbox_id for row in rows]
+    try:
+        await _publish(shop, publisher, rows)
+    except outbox.LOST:
+        # Else the heartbeats that follow would vouch for pages whose tags wait for the lease.
+        async with primary.transaction() as tx:
+            await outbox.release_claims(tx, outbox_ids)
+        raise
+    async with primary.transaction() as tx:
+        await outbox.mark_published(tx, outbox_ids)
+    return len(rows)
+
+
+async def _publish(shop: Shop, publisher: TagPublisher, rows: list[OutboxRow]) -> None:
     tags = list(dict.fromkeys(row.name for row in rows if row.kind == "tag"))
-    # Without tags it is a heartbeat: a stream of events alone must not look like silence.
-    await publisher.publish(tags, await outbox.position_after(primary))
+    if tags:
+        await publisher.publish(tags, await outbox.position_after(shop.database.primary))
     events = [row for row in rows if row.kind == "event"]
     if events:
         await outbox.publish_events(shop.store.valkey, events)
-    async with primary.transaction() as tx:
-        await outbox.mark_published(tx, [row.outbox_id for row in rows])
-    return len(rows)
 
 
 async def run(shop: Shop) -> None:

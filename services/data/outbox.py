@@ -57,6 +57,8 @@ MARK_PUBLISHED = """
     update outbox set published_at = clock_timestamp() where outbox_id = any($1)
 """
 
+RELEASE = "update outbox set claimed_until = null where outbox_id = any($1)"
+
 TRIM = "delete from outbox where published_at < now() - $1::interval"
 
 POSITION = "select (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint"
@@ -81,6 +83,11 @@ async def claim_unpublished(tx: Transaction, limit: int) -> list[OutboxRow]:
 
 async def mark_published(tx: Transaction, outbox_ids: list[int]) -> None:
     await tx.execute(MARK_PUBLISHED, outbox_ids)
+
+
+async def release_claims(tx: Transaction, outbox_ids: list[int]) -> None:
+    """Give rows back that could not be published: the next relay need not wait for the lease."""
+    await tx.execute(RELEASE, outbox_ids)
 
 
 async def trim_published(primary: Primary) -> None:
