@@ -1,0 +1,1 @@
+"""What is broken on purpose, and what the shop makes of it."""
