@@ -242,12 +242,12 @@ def http_client(url: str, **headers: str) -> httpx.AsyncClient:
     )
 
 
-def asgi_client(shop: Shop) -> httpx.AsyncClient:
+def asgi_client(shop: Shop, settings: BusinessSettings | None = None) -> httpx.AsyncClient:
     """A client of the routes of business on a shop that is open inside the test's process."""
     app = Starlette(routes=_routes())
     app.state.shop = shop
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=Gate(app, shop.settings)),
+        transport=httpx.ASGITransport(app=Gate(app, settings or shop.settings)),
         base_url="http://business",
         headers={"x-internal-secret": shop.settings.internal_secret.get_secret_value()},
     )
