@@ -68,7 +68,7 @@ class FaultProxy:
         self._accept = Accept.FORWARD
         self._listener: asyncio.Server | None = None
         self._links: set[Link] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._connections_total = 0
 
     async def __aenter__(self) -> FaultProxy:
@@ -78,9 +78,12 @@ class FaultProxy:
     async def __aexit__(self, *_: object) -> None:
         """Stop listening and reset what is open."""
         self._stop_listening()
-        for task in self._tasks:
+        ending = dict(self._tasks)
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
+        for writer in ending.values():
+            reset(writer)  # also of a task that was cancelled before its first step
 
     def set(self, direction: Direction | None = None, **toxics: Any) -> None:
         """Give one direction, or both, these toxics in place of what it had; none: healthy."""
@@ -124,17 +127,18 @@ class FaultProxy:
             self._listener.close()
             self._listener = None
 
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Known from the moment it is accepted: the proxy may close before its first step."""
         self._connections_total += 1
+        task = asyncio.create_task(self._serve_or_reset((reader, writer)))
+        self._tasks[task] = writer
+        task.add_done_callback(self._tasks.pop)
+
+    async def _serve_or_reset(self, client: Stream) -> None:
         try:
-            await self._serve((reader, writer))
+            await self._serve(client)
         except (asyncio.CancelledError, OSError):  # the proxy closes, or the server is not there
-            reset(writer)
-        finally:
-            self._tasks.discard(task)
+            reset(client[1])
 
     async def _serve(self, client: Stream) -> None:
         if self._accept is Accept.RESET:
