@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 import uvloop
 
 from services.business import expiry, outbox, reconcile
 from services.business.shop import Shop, open_shop
 from services.settings import WorkerSettings
+from services.tasks import end_tasks
 from services.telemetry import configure_logging
 
-WORKERS: Final[dict[str, Callable[[Shop], Awaitable[None]]]] = {
+WORKERS: Final[dict[str, Callable[[Shop], Coroutine[Any, Any, None]]]] = {
     "outbox": outbox.run,
     "reconcile": reconcile.run,
     "expiry": expiry.run,
@@ -33,12 +34,9 @@ async def _serve(name: str, settings: WorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with open_shop(settings) as shop:
-        work = asyncio.ensure_future(WORKERS[name](shop))
+        work = asyncio.create_task(WORKERS[name](shop))
         stop = asyncio.create_task(stopped.wait())
-        await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
-        work.cancel()
-        stop.cancel()
-        results = await asyncio.gather(work, stop, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+        ended, _ = await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
+        await end_tasks(work, stop)
+        if work in ended:
+            work.result()  # a worker ends by itself only by what it raises

@@ -14,6 +14,7 @@ from services.data.db import Database, Pool, Primary, Reader, Replica
 from services.data.standbys import Watch
 from services.data.tags import TagSubscriber
 from services.settings import DatabaseSettings
+from services.tasks import end_tasks
 from services.upstream import Upstream
 
 
@@ -40,9 +41,7 @@ async def open_store(settings: DatabaseSettings) -> AsyncIterator[Store]:
     try:
         yield Store(database, valkey, valkey_connection.upstream(settings), tags)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(*tasks)
         await database.close()
         await valkey.aclose()
         await listening.aclose()

@@ -10,6 +10,7 @@ from typing import Final
 from services.data import valkey
 from services.data.tags import RECONNECT_S, WAKE_CHANNEL
 from services.settings import DatabaseSettings
+from services.tasks import end_tasks
 from services.telemetry import logger
 
 log = logger(__name__)
@@ -30,8 +31,7 @@ class Wake:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_tasks(task)
             await self._valkey.aclose()
 
     async def wait(self, most_s: float) -> None:
