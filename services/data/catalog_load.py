@@ -221,6 +221,10 @@ def _product_row(row_no: int, p: Product) -> tuple[Any, ...]:
 
 
 async def _is_empty(connection: Connection) -> bool:
+    """Whether there are no products; if so, nobody reads or adds any until the load is done."""
+    # Asked before it is locked: a shop that sells is read while it is loaded.
+    if await connection.fetchval("select exists (select from products)"):
+        return False
     await connection.execute("lock table products in access exclusive mode")
     return not await connection.fetchval("select exists (select from products)")
 

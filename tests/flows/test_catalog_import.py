@@ -25,7 +25,13 @@ from services.business.imports.loading import (
 )
 from services.business.imports.rows import Finding
 from services.business.stock_keeping import StockRefused, enter_stock
-from services.data.catalog_load import LOAD_LOCK, LoadFailed
+from services.data.catalog_load import (
+    BULK_PRODUCTS,
+    LOAD_LOCK,
+    LoadFailed,
+    connected,
+    loading,
+)
 from services.data.db import Pool, Primary
 from services.data.stock_journal import Kind
 from tests.business.product_files import SAMPLES, cup, google_tsv, mug, no_progress, shopify_csv
@@ -368,6 +374,20 @@ async def test_two_loads_do_not_run_at_once(shop: Shop) -> None:
     await shop.value("select pg_advisory_unlock($1)", LOAD_LOCK)
     summary, _ = await shop.load(SAMPLES / "shopify.csv")
     assert summary.new == 6
+
+
+async def test_a_shop_that_sells_is_read_during_a_bulk_load(shop: Shop) -> None:
+    await shop.generate(10)
+    await shop.connection.execute("set lock_timeout = '500ms'")
+    async with connected(*shop.owner) as owner, loading(owner, products=BULK_PRODUCTS):
+        assert await shop.value("select count(*) from products") == 10
+
+
+async def test_nobody_reads_an_empty_catalog_while_its_indexes_are_gone(shop: Shop) -> None:
+    await shop.connection.execute("set lock_timeout = '500ms'")
+    async with connected(*shop.owner) as owner, loading(owner, products=BULK_PRODUCTS):
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await shop.value("select count(*) from products")
 
 
 async def test_tables_that_are_missing_are_named_as_the_reason(shop: Shop) -> None:
