@@ -17,6 +17,7 @@ from services.exchange import (
     AnswerTimedOut,
     BadAnswer,
     Body,
+    BodyMismatch,
     ConnectionLost,
     ExchangeError,
     Headers,
@@ -24,7 +25,6 @@ from services.exchange import (
     Response,
     SendingLost,
     SendTimedOut,
-    UnsafeRequest,
 )
 
 BUFFERED_BYTES: Final = 65_536  # of a streamed answer before reading stops: asyncio's own mark
@@ -201,12 +201,12 @@ class Connection(asyncio.Protocol):
                 else:
                     left_bytes -= len(part)
                     if left_bytes < 0:
-                        raise UnsafeRequest("the body is longer than its Content-Length")
+                        raise BodyMismatch("the body is longer than its Content-Length")
                     self._transport.write(part)
                 if self._writable is not None:
                     await self._writable
             if left_bytes:
-                raise UnsafeRequest("the body is shorter than its Content-Length")
+                raise BodyMismatch("the body is shorter than its Content-Length")
             if left_bytes is None:
                 self._transport.write(b"0\r\n\r\n")
         except Exception as error:  # whatever the caller's own iterator raises is the caller's

@@ -71,6 +71,10 @@ class SendingLost(ConnectionLost):
     """The connection ended before the whole request was sent."""
 
 
+class BodyMismatch(Unknown):
+    """An iterated body was longer or shorter than its Content-Length, found while it was sent."""
+
+
 class BadAnswer(Unknown):
     """What came is not HTTP/1.1, or is longer than allowed."""
 

@@ -15,6 +15,7 @@ from services.keepalive import (
     IDLE_S,
     AnswerLimits,
     AnswerTimedOut,
+    BodyMismatch,
     ConnectFailed,
     ConnectionLost,
     ConnectTimedOut,
@@ -163,7 +164,7 @@ def _httpx_error(error: ExchangeError, request: httpx.Request) -> httpx.RequestE
 
 
 def _httpx_kind(error: ExchangeError) -> type[httpx.RequestError]:
-    """What httpx's own transport raises in the same case."""
+    """What httpx's own transport raises in the same case, but for BodyMismatch."""
     if isinstance(error, SendingLost):
         return httpx.WriteError
     if isinstance(error, ConnectionLost) and error.__cause__ is not None:
@@ -180,6 +181,8 @@ _KINDS: Final[dict[type[ExchangeError], type[httpx.RequestError]]] = {
     ConnectTimedOut: httpx.ConnectTimeout,
     PoolTimedOut: httpx.PoolTimeout,
     PoolClosed: httpx.ConnectError,
+    # httpx says LocalProtocolError, which here stands for what was not sent.
+    BodyMismatch: httpx.WriteError,
     SendTimedOut: httpx.WriteTimeout,
     AnswerTimedOut: httpx.ReadTimeout,
 }

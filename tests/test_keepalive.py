@@ -19,6 +19,7 @@ from services.keepalive import (
     AnswerLimits,
     AnswerTimedOut,
     BadAnswer,
+    BodyMismatch,
     ConnectFailed,
     ConnectionLost,
     ConnectTimedOut,
@@ -355,11 +356,24 @@ async def test_an_iterated_body_of_known_length_has_that_length() -> None:
 @pytest.mark.parametrize("length", [4, 6])
 async def test_a_body_of_another_length_than_said_is_given_up(length: int) -> None:
     async with Upstream() as upstream, pool_to(upstream) as pool:
-        with pytest.raises(UnsafeRequest):
+        with pytest.raises(BodyMismatch):
             await pool.request(
                 b"PUT", b"/", body=_parts(b"ab", b"cde"), length=length, deadline=Deadline.after(5)
             )
         assert (pool.open, upstream.requests) == (0, [])
+
+
+async def test_a_body_longer_than_said_is_unknown_once_the_server_has_it() -> None:
+    async with Upstream(Gate()) as upstream, pool_to(upstream) as pool:
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"abcd"
+            await until(lambda: len(upstream.requests) == 1, within_s=5, what="the server has it")
+            yield b"e"
+
+        with pytest.raises(Unknown):
+            await pool.request(b"POST", b"/", body=body(), length=4, deadline=Deadline.after(10))
+        assert upstream.requests[0].body == b"abcd"
 
 
 async def test_what_a_body_raises_reaches_the_caller() -> None:

@@ -213,6 +213,19 @@ async def test_a_reset_while_sending_is_write_error(transport: KeepAliveTranspor
             await client_of(transport).post(upstream.url, content=body())
 
 
+@pytest.mark.parametrize("length", [3, 5])
+async def test_a_body_of_another_length_than_said_is_not_said_to_be_unsent(
+    transport: KeepAliveTransport, length: int
+) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"abcd"
+
+    async with Upstream() as upstream:
+        with pytest.raises(httpx.WriteError):
+            headers = {"content-length": str(length)}
+            await client_of(transport).post(upstream.url, content=body(), headers=headers)
+
+
 @pytest.mark.parametrize("data", [b"hello\r\n\r\n", b"HTTP/1.1 101 X\r\nupgrade: y\r\n\r\n"])
 async def test_what_is_not_http_is_remote_protocol_error(
     transport: KeepAliveTransport, data: bytes
