@@ -137,6 +137,12 @@ class MethodNotAllowed(Problem):
     status, name, title = 405, "method-not-allowed", "This method is not allowed here"
 
 
+class RequestTimeout(Problem):
+    """The request did not come whole in the time a server waits for it; nothing was done."""
+
+    status, name, title = 408, "request-timeout", "The request did not come in time"
+
+
 class UnknownVariant(Problem):
     """An order names a variant that is not for sale."""
 
@@ -210,7 +216,7 @@ class OutcomeUnknown(Problem):
 
     def __init__(self) -> None:
         super().__init__(
-            "Send the request again with the same Idempotency-Key to learn its outcome.",
+            "The same request with the same Idempotency-Key tells; without a key, look first.",
             retry_after_s=1,
         )
 

@@ -24,14 +24,20 @@ from services.access.framing import (
 )
 from services.access.tracing import names_of
 from services.deadline import Deadline
-from services.problems import HeadersTooLarge, InvalidRequest, Problem, UriTooLong
+from services.problems import (
+    HeadersTooLarge,
+    InvalidRequest,
+    Problem,
+    RequestTimeout,
+    UriTooLong,
+)
 
 URL_LIMIT_BYTES: Final = 8_192  # what browsers and CDNs agree on; RFC 9110 4.1 asks for 8000
 HEAD_LIMIT_BYTES: Final = 32_768  # a browser's full cookie jar for one site fits
 FIELDS_LIMIT: Final = 100
 # Absolute, not per read: one byte every two seconds is not progress (reliability.md, B9 to B11).
-HEAD_LIMIT_S: Final = 10.0
-BODY_LIMIT_S: Final = 20.0
+HEAD_LIMIT_S: Final = 10.0  # from a request's first byte; and for a first byte to come at all
+BODY_LIMIT_S: Final = 20.0  # from the end of the head
 # Framing of a chunked body, beyond its content: tiny chunks are fine, long extensions are not.
 CHUNK_OVERHEAD_BYTES: Final = 65_536
 # After a refusal what still comes is read and thrown away for a while: closing at once would
@@ -130,6 +136,7 @@ class AccessProtocol(HttpToolsProtocol):
     # What the parser says
 
     def on_message_begin(self) -> None:
+        self._disarm()  # the time of this head begins now, whatever ran until here
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -164,7 +171,6 @@ class AccessProtocol(HttpToolsProtocol):
         self._fed_bytes = 0
         self._method = self.parser.get_method().decode("ascii")
         self._version = self.parser.get_http_version()
-        self._deadline = Deadline.after(self.timeout_s)
         has_body = check_framing(
             self.headers, self._version, body_limit_bytes=self.body_limit_bytes
         )
@@ -187,6 +193,8 @@ class AccessProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._reading = False
+        # From here: how slowly a client sends must not decide how long business has.
+        self._deadline = Deadline.after(self.timeout_s)
         if self._deaf:
             return
         keep_alive = (
@@ -307,13 +315,12 @@ class AccessProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _on_timer(self) -> None:
-        """A request that does not come to its end: closed without an answer, or after them."""
+        """A request that does not come to its end is told so; where none began, nothing is."""
         self._timer = None
-        if self._all_answered():
+        if self._reading:
+            self._refuse(RequestTimeout("Nothing was done; send it again."))
+        elif self._all_answered():
             self.transport.abort()
-        else:
-            self._deaf = True
-            self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
         """The server stops: what is being answered or read gets its answer, then close."""

@@ -27,6 +27,7 @@ from services.problems import (
     MethodNotAllowed,
     NotFound,
     Problem,
+    Unavailable,
     catalogue,
 )
 from services.settings import BusinessSettings
@@ -185,6 +186,9 @@ async def _ready(request: Request) -> Response:
         version = await schema_version(request.app.state.shop.database.reads)
     except Problem as error:
         return answers.problem(error)
+    except Exception as error:  # no schema yet, a wrong password: not ready, and why is in the log
+        log.warning("not ready", error=repr(error))
+        return answers.problem(Unavailable("The database is not ready.", retry_after_s=1))
     return PlainTextResponse(f"ready, schema {version}\n", headers={"cache-control": "no-store"})
 
 

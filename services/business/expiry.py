@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
+from services.business.rounds import run_rounds
 from services.business.shop import Shop
 from services.data import orders
 from services.data.outbox import insert_event
 from services.data.stock import Quantity, release_stock
-from services.problems import Problem
-from services.telemetry import logger, mark_ready
+from services.telemetry import logger
 
 log = logger(__name__)
 
 ROWS: Final = 100
-POLL_S: Final = 0.5
 
 
 async def run_once(shop: Shop) -> int:
@@ -37,21 +35,10 @@ async def run_once(shop: Shop) -> int:
         if released:
             await release_stock(tx, list(released.values()))
     if expired:
-        await shop.changed()
+        shop.changed()
         log.info("orders expired", orders=expired)
     return expired
 
 
 async def run(shop: Shop) -> None:
-    ready = False
-    while True:
-        try:
-            found = await run_once(shop)
-            if not ready:
-                ready = True
-                mark_ready()
-        except Problem as error:
-            log.warning("expiry waits", error=repr(error))
-            found = 0
-        if found < ROWS:
-            await asyncio.sleep(POLL_S)
+    await run_rounds(lambda: run_once(shop), full=ROWS)

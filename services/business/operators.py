@@ -52,7 +52,7 @@ async def move_stock(shop: Shop, request: Request) -> Response:
     except stock_journal.NotEnough:
         detail = "takes away more than is available"
         raise OutOfStock(errors=[{"field": "/quantity", "detail": detail}]) from None
-    await shop.changed()
+    shop.changed()
     return document(
         StockMovementDocument(
             variant_id=wanted.variant_id,

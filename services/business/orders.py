@@ -95,7 +95,7 @@ async def place_order(
         await insert_event(tx, "order_placed", str(claimed), {"total_minor": order.total_minor})
         answer = render(order_document(order, lines, []))
         await idempotency.answer_key(tx, customer_id, claimed, status=201, body=answer)
-    await shop.changed()
+    shop.changed()
     if token is not None:
         answer = render(order_document(order, lines, [], customer_token=token))
     return Placed(claimed, answer, token, replayed=False)

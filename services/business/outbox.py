@@ -42,7 +42,6 @@ async def run_once(shop: Shop, publisher: TagPublisher) -> int:
     try:
         await _publish(shop, publisher, rows)
     except outbox.LOST:
-        # Else the heartbeats that follow would vouch for pages whose tags wait for the lease.
         async with primary.transaction() as tx:
             await outbox.release_claims(tx, outbox_ids)
         raise
@@ -60,21 +59,28 @@ async def _publish(shop: Shop, publisher: TagPublisher, rows: list[OutboxRow]) -
         await outbox.publish_events(shop.store.valkey, events)
 
 
+async def beat(shop: Shop, publisher: TagPublisher) -> None:
+    """Say that nothing was missed, if there was no tag to tell for a while.
+
+    Not while a tag waits that another relay claimed and has not told: it may have died with it,
+    and a heartbeat would vouch for the pages that the tag makes old.
+    """
+    if time.monotonic() - publisher.spoke_at < HEARTBEAT_S:
+        return
+    if not await outbox.tags_are_late(shop.database.primary):
+        await publisher.publish([], 0)
+
+
 async def run(shop: Shop) -> None:
-    """Relay for ever, with a heartbeat whenever there was nothing to say for a while."""
+    """Relay for ever, and be heard while there is nothing to tell."""
     publisher = TagPublisher(shop.store.valkey, uuid4().hex)
     wake = Wake(shop.settings)
-    ready, spoke_at, trimmed_at = False, 0.0, time.monotonic()
+    ready, trimmed_at = False, time.monotonic()
     async with wake.listening():
         while True:
             try:
                 published = await run_once(shop, publisher)
-                if published:
-                    spoke_at = time.monotonic()
-                    log.debug("published", rows=published)
-                elif time.monotonic() - spoke_at >= HEARTBEAT_S:
-                    await publisher.publish([], 0)
-                    spoke_at = time.monotonic()
+                await beat(shop, publisher)
                 if not ready:
                     ready = True
                     mark_ready()

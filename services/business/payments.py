@@ -53,6 +53,7 @@ log = logger(__name__)
 FINAL: Final[frozenset[State]] = frozenset(("SUCCESS", "FAILED", "ERRORED"))
 FIRST_CHECK: Final = timedelta(seconds=2)  # a provider that was slow has decided by then
 SETTLE_TIMEOUT_S: Final = 2.0
+CHARGE_WITHIN_S: Final = 10.0  # of the request; far below what reconcile waits for an arrival
 ANSWER_MARGIN_S: Final = 0.1  # what is left to render an answer before the request's deadline
 
 
@@ -89,10 +90,11 @@ async def pay(
     shop: Shop, order_key: OrderKey, payment_method: str, key: str, body_hash: bytes
 ) -> Paid:
     """Claim, charge, settle. Once claimed it is finished, whether or not the client waits."""
+    sent_by = Deadline.after(CHARGE_WITHIN_S)
     claimed = await claim(shop, order_key, payment_method, key, body_hash)
     if claimed.replayed:
         return claimed
-    finishing = shop.hand_over(charge_and_settle(shop, claimed.payment))
+    finishing = shop.hand_over(charge_and_settle(shop, claimed.payment, sent_by))
     patience_s = max(0.0, deadline_or(SETTLE_TIMEOUT_S * 10).left_s() - ANSWER_MARGIN_S)
     done, _ = await asyncio.wait([finishing], timeout=patience_s)
     settled = finishing.result() if done else None
@@ -133,11 +135,15 @@ async def claim(
     return Paid(payment, replayed=False)
 
 
-async def charge_and_settle(shop: Shop, payment: Payment) -> Payment | None:
-    """Ask the provider and book what it said; None when booking failed and reconcile has to."""
+async def charge_and_settle(shop: Shop, payment: Payment, sent_by: Deadline) -> Payment | None:
+    """Ask the provider and book what it said; None when booking failed and reconcile has to.
+
+    sent_by is set before the claim: a process that was frozen in between charges no more, because
+    reconcile may have believed by then that the charge never arrived.
+    """
     provider_s = shop.settings.provider_timeout_ms / 1000
     current_deadline.set(Deadline.after(provider_s + SETTLE_TIMEOUT_S))
-    outcome = await shop.provider.charge(charge_order(payment), Deadline.after(provider_s))
+    outcome = await shop.provider.charge(charge_order(payment), sent_by.within(provider_s))
     try:
         return await settle(shop, payment, outcome)
     except Problem as error:
@@ -155,8 +161,7 @@ async def settle(shop: Shop, payment: Payment, outcome: ChargeOutcome) -> Paymen
     async with shop.database.primary.transaction() as tx:
         await orders.lock_order(tx, order_key)
         current = await payments.lock_payment(tx, payment.customer_id, payment.payment_id)
-        if current.state in FINAL or (current.state, current.detail) == (state, detail):
-            _say_if_contradicted(current, state)
+        if not _moves(current, state, detail):
             return current
         settled = await payments.update_payment(
             tx,
@@ -180,13 +185,24 @@ async def settle(shop: Shop, payment: Payment, outcome: ChargeOutcome) -> Paymen
         await insert_event(
             tx, f"payment_{state.lower()}", str(settled.payment_id), {"detail": detail}
         )
-    await shop.changed()
+    shop.changed()
     return settled
 
 
-def _say_if_contradicted(current: Payment, state: State) -> None:
-    if state == "SUCCESS" and current.state in ("FAILED", "ERRORED"):
-        log.error("charged after it was given up", payment_id=str(current.payment_id))
+def _moves(current: Payment, state: State, detail: str) -> bool:
+    """Whether there is anything to book: final is final, and not knowing undoes no knowledge."""
+    if current.state in FINAL:
+        if state in FINAL and state != current.state:
+            log.error(
+                "final state contradicted",
+                payment_id=str(current.payment_id),
+                state=current.state,
+                provider_says=state,
+            )
+        return False
+    if state == "UNKNOWN" and current.state == "PENDING":
+        return False
+    return (current.state, current.detail) != (state, detail)
 
 
 def charge_order(payment: Payment) -> ChargeOrder:

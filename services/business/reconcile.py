@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from services.business.payments import charge_order, settle
 from services.business.provider import ChargeOutcome, NotSent, Unknown
+from services.business.rounds import run_rounds
 from services.business.shop import Shop
 from services.data import payments
 from services.data.payments import Payment
 from services.deadline import Deadline
 from services.problems import Problem
-from services.telemetry import logger, mark_ready
+from services.telemetry import logger
 
 log = logger(__name__)
 
 ROWS: Final = 50
-POLL_S: Final = 0.5
 FIRST_WAIT: Final = timedelta(seconds=2)  # doubled a check, so that a dead provider is left alone
 LONGEST_WAIT: Final = timedelta(minutes=5)
 # A charge may still be on its way to a provider that does not have it yet. After ten times the
@@ -34,18 +34,19 @@ async def run_once(shop: Shop) -> int:
             tx, ROWS, first_wait=FIRST_WAIT, longest_wait=LONGEST_WAIT
         )
     async with asyncio.TaskGroup() as checks:
-        for payment in due:
-            checks.create_task(check(shop, payment))
+        for payment, age in due:
+            checks.create_task(check(shop, payment, age))
     return len(due)
 
 
-async def check(shop: Shop, payment: Payment) -> None:
+async def check(shop: Shop, payment: Payment, age: timedelta) -> None:
     """Ask for one payment, and book the answer if it says anything new.
 
     Never raises: one payment that can not be handled must not keep the others waiting.
     """
     deadline = Deadline.after(shop.settings.provider_timeout_ms / 1000)
-    outcome = _believed(payment, await shop.provider.find(charge_order(payment), deadline))
+    found = await shop.provider.find(charge_order(payment), deadline)
+    outcome = _believed(payment, age, found)
     if isinstance(outcome, Unknown):
         _escalate(payment, outcome)
     try:
@@ -61,23 +62,16 @@ async def check(shop: Shop, payment: Payment) -> None:
 
 
 async def run(shop: Shop) -> None:
-    ready = False
-    while True:
-        try:
-            found = await run_once(shop)
-            if not ready:
-                ready = True
-                mark_ready()
-        except Problem as error:
-            log.warning("reconcile waits", error=repr(error))
-            found = 0
-        if found < ROWS:
-            await asyncio.sleep(POLL_S)
+    await run_rounds(lambda: run_once(shop), full=ROWS)
 
 
-def _believed(payment: Payment, outcome: ChargeOutcome) -> ChargeOutcome:
-    age = datetime.now(UTC) - payment.created_at
-    if isinstance(outcome, NotSent) and age < ARRIVAL_GRACE:
+def _believed(payment: Payment, age: timedelta, outcome: ChargeOutcome) -> ChargeOutcome:
+    """What to make of the provider's word; "never arrived" is not taken at any time."""
+    if not isinstance(outcome, NotSent):
+        return outcome
+    if payment.charge_id is not None:
+        return Unknown("the provider denies a charge that it has named before")
+    if age < ARRIVAL_GRACE:
         return Unknown("the provider has not seen it yet")
     return outcome
 

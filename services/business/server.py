@@ -14,7 +14,7 @@ from services.telemetry import configure_logging, mark_ready
 # Access uses no connection that was idle for 60 s: closing later than that, business never closes
 # one that a request is on its way to.
 KEEP_ALIVE_S: Final = 75
-GRACE_S: Final = 2  # of the 3 s that a stop may take; payments that have begun get the rest
+GRACE_S: Final = 1  # of the 3 s that a stop may take; payments that have begun get the rest
 
 
 class Server(uvicorn.Server):

@@ -24,7 +24,7 @@ T = TypeVar("T")
 PAGE_TTL_S: Final = 60.0  # purged by tag long before; this is the backstop in Valkey
 LIST_TTL_S: Final = 10.0  # lists carry coarse tags, so they are allowed to be a little old
 # When the process stops; a payment that is not settled by then is left to reconcile.
-HANDED_OVER_S: Final = 3.5
+HANDED_OVER_S: Final = 1.5
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,16 @@ class Shop:
         if self._handed_over:
             await asyncio.wait(self._handed_over, timeout=HANDED_OVER_S)
 
-    async def changed(self) -> None:
-        """Wake the outbox relay after a commit; if that fails, its polling finds the rows."""
+    def changed(self) -> None:
+        """Wake the outbox relay after a commit; if that fails, its polling finds the rows.
+
+        Nobody waits for it: what is committed is answered, however late it is by then.
+        """
 
         async def wake(_: Deadline) -> None:
             await wake_relay(self.store.valkey)
 
-        await self.store.valkey_upstream.call(wake, Deadline.after(1.0))
+        self.hand_over(self.store.valkey_upstream.call(wake, Deadline.after(1.0)))
 
 
 @asynccontextmanager

@@ -23,7 +23,10 @@ WORKERS: Final[dict[str, Callable[[Shop], Coroutine[Any, Any, None]]]] = {
 
 
 def serve(name: str, settings: WorkerSettings) -> None:
-    """Run one worker until SIGTERM or SIGINT; what it has begun is finished."""
+    """Run one worker until SIGTERM or SIGINT.
+
+    A transaction that is open then is rolled back, and what was claimed is left to the next one.
+    """
     configure_logging(f"worker {name}", settings)
     uvloop.run(_serve(name, settings))
 

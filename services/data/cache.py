@@ -147,11 +147,15 @@ class Cache(Generic[T]):
         return entry.value
 
     async def _load(self, load: Load[T], needed: int) -> Entry[T | None]:
-        """Load from nodes that have replayed `needed`; positions are taken before the read."""
+        """Load from nodes that have replayed `needed`.
+
+        Which ones, and where they stand, is decided once and before the first read: a standby that
+        becomes fit between two statements must not answer under another one's position.
+        """
         sources = self._database.readers(needed)
         position = min(max(source.position, needed) for source in sources)
         filled_at = time.time()
-        found = await load(Reads(self._database, needed))
+        found = await load(Reads(lambda: sources))
         value, tags = found if found is not None else (None, ())
         return Entry(value, list(tags), position, filled_at)
 

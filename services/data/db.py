@@ -40,9 +40,14 @@ ANSWERS: Final = (
     asyncpg.TransactionRollbackError,
     asyncpg.RaiseError,
     asyncpg.LockNotAvailableError,
+    asyncpg.DiskFullError,  # it can not write, and reads as well as ever
 )
 # Somebody else had the rows: nothing was done.
-BUSY: Final = (asyncpg.LockNotAvailableError, asyncpg.TransactionRollbackError)
+BUSY: Final = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.InsufficientResourcesError,  # a full disk, no memory: nothing was done either
+)
 # After these the connection, or the server behind it, can not be used.
 LOST: Final = (
     OSError,
@@ -55,6 +60,15 @@ LOST: Final = (
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
 )
+
+
+class PlannedAnew(str):
+    """SQL that is planned for the values of each execution, and not kept prepared.
+
+    From its sixth execution on PostgreSQL may plan a prepared statement for no values at all.
+    """
+
+    __slots__ = ()
 
 
 class Reader(Protocol):
@@ -80,6 +94,9 @@ class Link:
 
     async def statement(self, sql: str) -> asyncpg.prepared_stmt.PreparedStatement[Record]:
         prepared = self._statements.get(sql)
+        if prepared is None and isinstance(sql, PlannedAnew):
+            # One without a name lasts until the next one.
+            return await self.connection.prepare(str(sql), name="")
         if prepared is None:
             prepared = self._statements[sql] = await self.connection.prepare(sql)
         return prepared
@@ -98,6 +115,7 @@ class Pool:
         self._dsn = dsn
         self._password = password
         self._statement_timeout_ms = statement_timeout_ms
+        self._size = size
         self._idle: list[Link] = []
         self._recovering: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -183,7 +201,9 @@ class Pool:
         )
 
     def _put(self, link: Link) -> None:
-        if self._closed or link.connection.is_closed() or link.connection.is_in_transaction():
+        usable = not (link.connection.is_closed() or link.connection.is_in_transaction())
+        # A connection that recovered came back after another had taken its place.
+        if self._closed or not usable or len(self._idle) >= self._size:
             link.connection.terminate()
         else:
             self._idle.append(link)
@@ -283,7 +303,7 @@ class Primary(Source):
                     raise
                 committing = True
                 await link.connection.execute("commit")
-        except (Unavailable, GatewayTimeout) as error:
+        except (Unavailable, GatewayTimeout, asyncio.CancelledError) as error:
             if committing:
                 raise OutcomeUnknown from error
             raise
@@ -295,7 +315,7 @@ class Database:
     def __init__(self, primary: Primary, replicas: list[Replica], *, lag_limit_ms: int) -> None:
         self.primary = primary
         self.replicas = replicas
-        self.reads: Reader = Reads(self)
+        self.reads: Reader = Reads(self.readers)
         self._lag_limit_ms = lag_limit_ms
 
     def readers(self, position: int = 0) -> list[Source]:
@@ -317,9 +337,8 @@ class Database:
 class Reads:
     """The standbys, then the primary: a read goes on to the next when a server fails it."""
 
-    def __init__(self, database: Database, position: int = 0) -> None:
-        self._database = database
-        self._position = position
+    def __init__(self, choose: Callable[[], list[Source]]) -> None:
+        self._choose = choose
 
     async def fetch(self, sql: str, *args: object) -> list[Record]:
         return await self._first(lambda source: source.fetch(sql, *args))
@@ -331,7 +350,7 @@ class Reads:
         return await self._first(lambda source: source.fetchval(sql, *args))
 
     async def _first(self, read: Callable[[Source], Awaitable[T]]) -> T:
-        *standbys, primary = self._database.readers(self._position)
+        *standbys, primary = self._choose()
         for standby in standbys:
             try:
                 return await read(standby)

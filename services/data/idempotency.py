@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID
 
@@ -21,14 +21,14 @@ class Key(NamedTuple):
 
 
 class KeyRow(NamedTuple):
-    """What is stored under a key. subject_id is the order or payment that it made."""
+    """What is stored under a key: the order or payment that it made, and its answer.
+
+    leased: the first request may still be running.
+    """
 
     fingerprint: bytes
-    state: str
     subject_id: UUID
-    response_status: int | None
     response_body: bytes | None
-    lease_until: datetime
     leased: bool
 
 
@@ -42,8 +42,7 @@ INSERT_KEY = """
 """
 
 SELECT_KEY = """
-    select fingerprint, state, subject_id, response_status, response_body, lease_until,
-        lease_until > now() as leased
+    select fingerprint, subject_id, response_body, lease_until > now() as leased
     from idempotency_keys
     where customer_id = $1 and operation = $2 and idempotency_key = $3
 """

@@ -17,7 +17,9 @@ __all__ = ["LOST"]
 
 EVENTS_STREAM: Final = "tercet:events"
 EVENTS_KEPT: Final = 100_000  # about a day of orders of a shop that takes one a second
-CLAIM_LEASE: Final = timedelta(seconds=5)  # publishing takes milliseconds, or fails
+# Publishing takes milliseconds or fails within the cache's timeout; what a relay that was killed
+# had claimed is told after this at the latest.
+CLAIM_LEASE: Final = timedelta(seconds=1)
 PUBLISHED_KEPT: Final = timedelta(hours=1)
 
 
@@ -61,6 +63,13 @@ RELEASE = "update outbox set claimed_until = null where outbox_id = any($1)"
 
 TRIM = "delete from outbox where published_at < now() - $1::interval"
 
+TAGS_ARE_LATE = """
+    select exists (
+        select from outbox
+        where published_at is null and kind = 'tag' and claimed_until is not null
+    )
+"""
+
 POSITION = "select (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint"
 
 
@@ -94,6 +103,12 @@ async def trim_published(primary: Primary) -> None:
     """Drop what was published a good while ago."""
     async with primary.transaction() as tx:
         await tx.execute(TRIM, PUBLISHED_KEPT)
+
+
+async def tags_are_late(primary: Primary) -> bool:
+    """Whether a tag is claimed and not told: by a relay that is at it, or by one that died."""
+    late: bool = await primary.fetchval(TAGS_ARE_LATE)
+    return late
 
 
 async def position_after(primary: Primary) -> int:

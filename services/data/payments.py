@@ -32,6 +32,13 @@ class Payment(NamedTuple):
     updated_at: datetime
 
 
+class Due(NamedTuple):
+    """A payment to ask about; its age by the database's clock, which is the one that counts."""
+
+    payment: Payment
+    age: timedelta
+
+
 INSERT_PAYMENT = """
     insert into payments (customer_id, payment_id, order_id, state, amount_minor, currency,
         payment_method, next_check_at)
@@ -79,7 +86,7 @@ CLAIM_DUE = """
     from due d where p.customer_id = d.customer_id and p.payment_id = d.payment_id
     returning p.customer_id, p.payment_id, p.order_id, p.state, p.amount_minor, p.currency,
         p.payment_method, p.charge_id, p.decline_code, p.detail, p.check_count, p.created_at,
-        p.updated_at
+        p.updated_at, now() - p.created_at as age
 """
 
 
@@ -157,10 +164,10 @@ async def update_payment(
 
 async def claim_due_payments(
     tx: Transaction, limit: int, *, first_wait: timedelta, longest_wait: timedelta
-) -> list[Payment]:
+) -> list[Due]:
     """Unsettled payments whose check is due, leased to the caller until their next check."""
     rows = await tx.fetch(CLAIM_DUE, limit, first_wait, longest_wait)
-    return [Payment(*row) for row in rows]
+    return [Due(Payment(*row[:-1]), row[-1]) for row in rows]
 
 
 def _payment(row: asyncpg.Record | None) -> Payment:

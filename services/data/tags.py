@@ -25,8 +25,20 @@ WAKE_CHANNEL: Final = "tercet:outbox-wake"
 HEARTBEAT_S: Final = 0.5
 SILENCE_S: Final = 1.5  # three heartbeats
 RECONNECT_S: Final = 0.2
+DEAF_S: Final = 3 * SILENCE_S  # a connection that half died says nothing: make another
 POSITION_KEY: Final = "tercet:tag:"
 POSITION_TTL_S: Final = 3600  # longer than anything cached lives
+
+
+# Two relays may tell the same tag, the slower one with the older position.
+RAISE_POSITIONS: Final = """
+for _, key in ipairs(KEYS) do
+    local held = tonumber(redis.call('GET', key))
+    if not held or held < tonumber(ARGV[1]) then
+        redis.call('SET', key, ARGV[1], 'EX', ARGV[2])
+    end
+end
+"""
 
 
 class TagMessage(msgspec.Struct, frozen=True):
@@ -49,6 +61,7 @@ class TagPublisher:
         self._valkey = valkey
         self._relay = relay
         self._sequence = 0
+        self.spoke_at = float("-inf")  # monotonic
 
     async def publish(self, tags: list[str], position: int) -> None:
         """Send tags, or none as a heartbeat; raises what redis raises, and may be called again.
@@ -58,11 +71,13 @@ class TagPublisher:
         """
         message = TagMessage(self._relay, self._sequence + 1, position, tags)
         async with self._valkey.pipeline(transaction=False) as pipeline:
-            for tag in tags:
-                pipeline.set(POSITION_KEY + tag, position, ex=POSITION_TTL_S)
+            if tags:
+                keys = [POSITION_KEY + tag for tag in tags]
+                pipeline.eval(RAISE_POSITIONS, len(keys), *keys, position, POSITION_TTL_S)
             pipeline.publish(CHANNEL, _encode(message))
             await pipeline.execute()
         self._sequence += 1
+        self.spoke_at = time.monotonic()
 
 
 class TagSubscriber:
@@ -99,9 +114,11 @@ class TagSubscriber:
     async def _listen(self) -> None:
         async with self._valkey.pubsub(ignore_subscribe_messages=True) as channel:
             await channel.subscribe(CHANNEL)
-            while True:
+            heard_at = time.monotonic()
+            while time.monotonic() - heard_at < DEAF_S:
                 message = await channel.get_message(timeout=SILENCE_S)
                 if message is not None:
+                    heard_at = time.monotonic()
                     self.receive(message["data"])
 
     def receive(self, data: bytes) -> None:

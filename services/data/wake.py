@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -16,6 +17,7 @@ from services.telemetry import logger
 log = logger(__name__)
 
 LISTEN_S: Final = 5.0
+RENEW_S: Final = 60.0
 
 
 class Wake:
@@ -45,7 +47,9 @@ class Wake:
             try:
                 async with self._valkey.pubsub(ignore_subscribe_messages=True) as channel:
                     await channel.subscribe(WAKE_CHANNEL)
-                    while True:
+                    # Silence is usual here, and a connection that half died is silent too.
+                    renew_at = time.monotonic() + RENEW_S
+                    while time.monotonic() < renew_at:
                         if await channel.get_message(timeout=LISTEN_S) is not None:
                             self._woken.set()
             except (*valkey.LOST, TimeoutError) as error:

@@ -14,6 +14,7 @@ from services.business.shop import Shop
 from services.data import orders
 from services.data.db import Transaction
 from services.data.orders import OrderKey
+from services.deadline import Deadline
 from services.problems import OrderNotPayable
 from tests.faults.waiting import until
 from tests.shopping import Books, Customer, place
@@ -88,7 +89,7 @@ async def test_stock_stays_while_a_payment_is_under_way_however_long(
     claimed = await claim(lab_shop, key, "tok_approve", uuid4().hex, b"")
     await is_over(lab_books, key)
     assert await run_once(lab_shop) == 0
-    paid = await charge_and_settle(lab_shop, claimed.payment)
+    paid = await charge_and_settle(lab_shop, claimed.payment, Deadline.after(5.0))
     assert paid is not None
     assert paid.state == "SUCCESS"
     assert await run_once(lab_shop) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -18,6 +17,7 @@ from services.business import outbox as relay
 from services.business.shop import Shop
 from services.data import outbox
 from services.data.tags import CHANNEL, HEARTBEAT_S, POSITION_KEY, TagMessage, TagPublisher
+from services.tasks import end_tasks
 from tests.faults.waiting import until
 from tests.shopping import Books, place
 
@@ -63,9 +63,7 @@ async def heard(valkey: Redis, lab_books: Books) -> AsyncIterator[Heard]:
     listening = asyncio.create_task(made.listen(valkey, ready))
     await ready.wait()
     yield made
-    listening.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await listening
+    await end_tasks(listening)
 
 
 async def leave(books: Books, *names: str, kind: str = "tag") -> None:
@@ -201,9 +199,44 @@ async def test_the_relay_that_runs_is_woken_and_says_that_it_lives(
         mine = [m.sequence for m in everyone.messages if m.relay == ours]
         assert mine == list(range(mine[0], mine[0] + len(mine)))
     finally:
-        for task in (running, listening):
-            task.cancel()
-        await asyncio.gather(running, listening, return_exceptions=True)
+        await end_tasks(running, listening)
+
+
+async def test_events_without_tags_do_not_silence_the_relay(
+    heard: Heard, lab_shop: Shop, lab_books: Books, valkey: Redis
+) -> None:
+    publisher = TagPublisher(valkey, heard.name)
+    for _ in range(4):
+        publisher.spoke_at -= HEARTBEAT_S  # as if that much time had passed
+        await leave(lab_books, "order_placed", kind="event")
+        assert await relay.run_once(lab_shop, publisher) == 1
+        await relay.beat(lab_shop, publisher)
+    await until(lambda: len(heard.messages) == 4, within_s=HEARD_WITHIN_S, what="it is heard")
+
+
+async def test_no_heartbeat_vouches_for_a_tag_that_another_relay_may_have_died_with(
+    heard: Heard, lab_shop: Shop, lab_books: Books, valkey: Redis
+) -> None:
+    await leave(lab_books, uuid4().hex)
+    async with lab_shop.database.primary.transaction() as tx:
+        assert len(await outbox.claim_unpublished(tx, 10)) == 1
+    other = TagPublisher(valkey, heard.name)
+    await relay.beat(lab_shop, other)
+    assert other.spoke_at == float("-inf")
+    await lab_books.rows("update outbox set claimed_until = now()")
+    assert await relay.run_once(lab_shop, other) == 1
+    other.spoke_at -= HEARTBEAT_S
+    await relay.beat(lab_shop, other)
+    await until(lambda: len(heard.messages) == 2, within_s=HEARD_WITHIN_S, what="both are heard")
+
+
+async def test_a_position_is_never_put_back_by_a_slower_relay(valkey: Redis) -> None:
+    tag = uuid4().hex
+    await TagPublisher(valkey, "quick").publish([tag], 2000)
+    await TagPublisher(valkey, "slow").publish([tag], 1000)
+    assert await valkey.get(POSITION_KEY + tag) == b"2000"
+    await TagPublisher(valkey, "later").publish([tag], 10_000)
+    assert await valkey.get(POSITION_KEY + tag) == b"10000"
 
 
 async def test_what_was_published_long_ago_is_dropped_and_nothing_else(

@@ -247,7 +247,7 @@ async def test_another_amount_at_the_provider_is_never_booked(
         "payment_method": "tok_approve",
     }
     (await provider.http.post("/charges", json=wrong)).raise_for_status()
-    charged = await charge_and_settle(shop, claimed.payment)
+    charged = await charge_and_settle(shop, claimed.payment, Deadline.after(5.0))
     assert charged is not None
     assert charged.state == "UNKNOWN"
     await ask_now(books, payment_id, age_s=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -12,9 +13,17 @@ from structlog.testing import capture_logs
 
 from infra.local.addresses import free_port
 from services.business import reconcile
-from services.business.payments import claim, pay
+from services.business.payments import claim, pay, settle
+from services.business.provider import (
+    ChargeOrder,
+    ChargeOutcome,
+    NotSent,
+    PaymentProvider,
+    Unknown,
+)
 from services.business.shop import Shop, open_shop
 from services.data.payments import Payment
+from services.deadline import Deadline
 from tests.laboratory import OwnDatabase
 from tests.shopping import Books, Goods, ProviderBooks, place
 
@@ -197,3 +206,35 @@ async def test_after_many_checks_without_a_verdict_somebody_is_called(
         called.append([line["event"] for line in logs if line["log_level"] == "error"])
     assert called == [[], ["payment still unknown"]]
     assert (await row(lab_books, left))["state"] == "UNKNOWN"
+
+
+async def test_a_provider_that_can_not_be_asked_takes_no_knowledge_away(
+    lab_shop: Shop, lab_books: Books
+) -> None:
+    pending = await payment(lab_shop, lab_books, "tok_pending")
+    assert pending.state == "PENDING"
+    after = await settle(lab_shop, pending, Unknown("the provider could not be asked"))
+    assert (after.state, after.charge_id) == ("PENDING", pending.charge_id)
+    assert (await row(lab_books, pending))["state"] == "PENDING"
+
+
+async def test_a_charge_that_the_provider_has_named_is_not_given_up_when_it_denies_it(
+    lab_shop: Shop, lab_books: Books
+) -> None:
+    pending = await payment(lab_shop, lab_books, "tok_pending")
+    denied = Denying(lab_shop.provider)
+    await reconcile.check(replace(lab_shop, provider=denied), pending, timedelta(hours=1))
+    assert denied.asked == 1
+    assert (await row(lab_books, pending))["state"] == "PENDING"
+
+
+class Denying:
+    """The provider with its memory gone."""
+
+    def __init__(self, provider: PaymentProvider) -> None:
+        self.charge = provider.charge
+        self.asked = 0
+
+    async def find(self, order: ChargeOrder, deadline: Deadline) -> ChargeOutcome:
+        self.asked += 1
+        return NotSent("the provider has no such charge")
