@@ -174,9 +174,11 @@ class Link:
         except OSError:  # one side was reset, by a fault or by its owner: so is the other
             self.reset()
         finally:
-            await self._stop_pumps()
-            for writer in self._writers:
-                writer.close()
+            try:
+                await self._stop_pumps()
+            finally:  # cancelled once more while they stop
+                for writer in self._writers:
+                    writer.close()
 
     def reset(self) -> None:
         """Reset both sides, now."""
