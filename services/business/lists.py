@@ -26,7 +26,7 @@ from services.business.schemas import (
 from services.business.shop import Shop
 from services.data.db import Reader
 from services.data.pages import PRODUCTS_TAG, Page, category_tag, page
-from services.data.products import select_categories
+from services.data.products import category_exists, select_categories
 from services.data.search import After, Filters, Hit, Match, Sort, SortValue, select_hits
 from services.problems import FieldError, InvalidRequest, NotFound
 
@@ -93,7 +93,7 @@ async def _list_products(
 
 
 async def _check_category(reader: Reader, slug: str) -> None:
-    if slug not in {row.category_slug for row in await select_categories(reader)}:
+    if not await category_exists(reader, slug):
         raise _wrong("category", "there is no such category")
 
 

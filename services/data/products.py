@@ -110,6 +110,8 @@ SELECT_CATEGORIES = """
     group by c.category_slug, c.title order by c.title, c.category_slug
 """
 
+CATEGORY_EXISTS = "select exists (select from categories where category_slug = $1)"
+
 
 async def select_product(reader: Reader, slug: str) -> Product | None:
     row = await reader.fetchrow(SELECT_PRODUCT, slug)
@@ -136,3 +138,7 @@ async def select_related(reader: Reader, slug: str) -> list[ListItem]:
 
 async def select_categories(reader: Reader) -> list[Category]:
     return [Category(*row) for row in await reader.fetch(SELECT_CATEGORIES)]
+
+
+async def category_exists(reader: Reader, category_slug: str) -> bool:
+    return bool(await reader.fetchval(CATEGORY_EXISTS, category_slug))

@@ -9,8 +9,9 @@ import httpx
 import orjson
 import pytest
 
+from services.business.shop import Shop
 from tests.faults.waiting import until
-from tests.shopping import Books
+from tests.shopping import Books, asgi_client
 
 SORTS = ("popular", "price", "-price", "newest")
 
@@ -176,6 +177,15 @@ async def test_a_value_that_is_not_allowed_is_named(
     answer = await http.get("/products", params=query)
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/invalid-request")
     assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+async def test_an_unknown_category_is_told_without_counting_the_catalog(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.data.products.SELECT_CATEGORIES", "select no_such_column")
+    async with asgi_client(shop) as client:
+        answer = await client.get("/products", params={"category": "made-up-by-anybody"})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "category")
 
 
 async def test_a_parameter_given_twice_is_refused_and_an_unknown_one_passed_over(
