@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 
 import orjson
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.access import protocol
-from tests.access.conftest import Access, Client, request, running
+from tests.access.conftest import Access, Answer, Client, request, running
 from tests.access.upstream import Seen, Upstream, always, answer
 from tests.faults.waiting import until
 
@@ -360,13 +361,58 @@ async def test_a_head_has_an_absolute_time(monkeypatch: pytest.MonkeyPatch, drip
     async with Upstream() as upstream, running(upstream) as access:
         client = await access.connect()
         client.writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\nX: ")
-        ended = asyncio.create_task(client.ended())
+        answered = asyncio.create_task(client.answer())
         async with asyncio.timeout(5):
-            while not ended.done():
+            while not answered.done():
                 client.writer.write(drip)  # progress of a byte does not buy more time
                 await asyncio.sleep(0.02)
-        await client.close()
+        await _says_too_late(client, await answered)
         assert upstream.requests == []
+
+
+async def _says_too_late(client: Client, response: Answer) -> None:
+    assert (response.status, response.headers["connection"]) == (408, "close")
+    assert orjson.loads(response.body)["type"] == "/problems/request-timeout"
+    assert await client.ended() == b""
+    await client.close()
+
+
+async def test_the_time_of_a_head_begins_with_its_first_byte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_LIMIT_S", 1.0)
+    async with Upstream() as upstream, running(upstream) as access:
+        client = await access.connect()
+        await asyncio.sleep(0.3)  # time that passes, not a condition: it must not count
+        began_at = time.monotonic()
+        client.writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\n")
+        await _says_too_late(client, await client.answer())
+        assert time.monotonic() - began_at > 0.9
+
+
+async def test_a_request_that_is_late_is_told_so_after_the_answer_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_LIMIT_S", 0.1)
+    gate = asyncio.Event()
+
+    async def script(_: Seen) -> bytes:
+        await gate.wait()
+        return answer(b"in time")
+
+    async with Upstream(script) as upstream, running(upstream) as access:
+        client = await access.connect()
+        client.writer.write(request("/0") + b"GET /1 HTTP/1.1\r\n")
+        connections = access.server.server_state.connections
+        await until(
+            lambda: any(getattr(one, "_refusal", None) for one in connections),
+            within_s=5,
+            what="the second is late",
+        )
+        gate.set()
+        assert (await client.answer()).body == b"in time"
+        await _says_too_late(client, await client.answer())
+        assert [seen.target for seen in upstream.requests] == [b"/0"]
 
 
 async def test_empty_lines_do_not_hold_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,9 +430,19 @@ async def test_a_body_has_an_absolute_time(monkeypatch: pytest.MonkeyPatch) -> N
     async with Upstream() as upstream, running(upstream) as access:
         client = await access.connect()
         client.writer.write(post(b"Content-Length: 1000") + b"ab")
-        assert await client.ended() == b""
-        await client.close()
+        await _says_too_late(client, await client.answer())
         assert upstream.requests == []
+
+
+async def test_a_body_that_comes_slowly_takes_no_time_from_business() -> None:
+    async with Upstream() as upstream, running(upstream, access_timeout_ms=500) as access:
+        client = await access.connect()
+        client.writer.write(post(b"Content-Length: 4") + b"ab")
+        await asyncio.sleep(0.6)  # longer than business may take: it must not count
+        assert (await client.send(b"cd")).status == 200
+        await client.close()
+        told_ms = int(upstream.requests[0].header(b"x-deadline-ms") or 0)
+        assert (upstream.requests[0].body, told_ms > 300) == (b"abcd", True)
 
 
 async def test_an_idle_connection_is_closed_after_its_time() -> None:
