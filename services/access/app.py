@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
-from services.access.forward import MAY_HAVE_HAPPENED, Forwarder, Incoming
+from services.access.forward import Forwarder, Incoming, may_have_happened
 from services.access.health import Readiness
 from services.access.routes import LOCAL, METHODS, SAFE, route_of
 from services.access.tracing import names_of
@@ -86,7 +86,7 @@ class Application:
             response = _rendered(problem, request_id)
         except asyncio.CancelledError:
             # The client left (and hears nothing), or the time for stopping is over.
-            response = _rendered(_cut_short(scope["method"].encode()), request_id)
+            response = _rendered(_cut_short(scope, headers), request_id)
         except Exception:
             log.exception("bug", path=scope["path"])
             response = _rendered(InternalError(), request_id)
@@ -138,10 +138,11 @@ class Application:
         return await self._forwarder.forward(incoming)
 
 
-def _cut_short(method: bytes) -> Problem:
+def _cut_short(scope: HTTPScope, headers: Headers) -> Problem:
+    method = scope["method"].encode()
     if method in SAFE:
         return Unavailable("This server is stopping.", retry_after_s=1)
-    return GatewayTimeout(MAY_HAVE_HAPPENED)
+    return GatewayTimeout(may_have_happened(route_of(method, scope["path"]), headers))
 
 
 def _rendered(problem: Problem, request_id: bytes) -> Response:

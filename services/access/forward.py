@@ -77,7 +77,8 @@ CREDENTIALS: Final[dict[Route, frozenset[bytes]]] = {
     Route.PAYMENT: frozenset((b"authorization",)),
     Route.OTHER: frozenset((b"authorization",)),
 }
-MAY_HAVE_HAPPENED: Final = "It may have happened; ask with the same Idempotency-Key."
+# Where business takes an Idempotency-Key. Elsewhere a request that is sent again is done again.
+KEYED: Final = frozenset((Route.CHECKOUT, Route.PAYMENT))
 
 
 @dataclass(slots=True)
@@ -154,7 +155,9 @@ class Forwarder:
                 deadline=incoming.deadline,
             )
         except ExchangeError as error:
-            raise problem_of(error, safe=incoming.method in SAFE) from error
+            safe = incoming.method in SAFE
+            advice = "" if safe else may_have_happened(incoming.route, incoming.headers)
+            raise problem_of(error, if_sent=advice) from error
         return Response(answer.status, answer_headers(incoming, answer), answer.body)
 
     def _headers(self, incoming: Incoming, customer_id: str | None) -> Headers:
@@ -186,7 +189,7 @@ class Forwarder:
         try:
             answer = await self.control.request(b"GET", target, headers, deadline=deadline)
         except ExchangeError as error:
-            raise problem_of(error, safe=True) from error
+            raise problem_of(error) from error
         if answer.status == 200:
             return str(orjson.loads(answer.body)["customer_id"])
         if answer.status == 404:
@@ -252,13 +255,19 @@ def answer_headers(incoming: Incoming, answer: Response) -> Headers:
     return headers
 
 
-def problem_of(error: ExchangeError, *, safe: bool) -> Problem:
-    """What a client is told about a request without an answer."""
+def may_have_happened(route: Route | None, headers: Headers) -> str:
+    """What to do about an unsafe request whose outcome nobody here knows."""
+    if route in KEYED and any(name == b"idempotency-key" for name, _ in headers):
+        return "It may have happened; ask with the same Idempotency-Key."
+    return "It may have happened; look before you send it again."
+
+
+def problem_of(error: ExchangeError, *, if_sent: str = "") -> Problem:
+    """What a client is told about a request without an answer; if_sent: when it was sent."""
     if isinstance(error, UnsafeRequest):
         return InvalidRequest("The request has characters that can not be passed on.")
     if isinstance(error, NotSent):
         return Unavailable("Nothing was done; try again.", retry_after_s=1)
-    detail = "" if safe else MAY_HAVE_HAPPENED
     if isinstance(error, AnswerTimedOut | SendTimedOut):
-        return GatewayTimeout(detail)
-    return BadGateway(detail)
+        return GatewayTimeout(if_sent)
+    return BadGateway(if_sent)

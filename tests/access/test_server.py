@@ -100,20 +100,23 @@ async def test_a_stop_does_not_wait_for_ever_and_is_honest_about_a_payment(tmp_p
     port = free_port()
     async with Upstream(silence) as upstream, process(upstream, port, tmp_path) as child:
         await ready(tmp_path)
-        page, payment = await connect(port), await connect(port)
+        page, payment, entry = [await connect(port) for _ in range(3)]
         page.writer.write(request("/products/a"))
-        payment.writer.write(request("/orders/1/payments", method="POST"))
-        await until(lambda: len(upstream.requests) == 2, within_s=5, what="in flight")
+        payment.writer.write(request("/orders/1/payments", "Idempotency-Key: a", method="POST"))
+        entry.writer.write(request("/operator/stock", method="POST"))
+        await until(lambda: len(upstream.requests) == 3, within_s=5, what="in flight")
         stopped_at = time.monotonic()
         child.send_signal(signal.SIGTERM)
         assert (await page.answer()).status == 503
-        response = await payment.answer()
-        assert response.status == 504
-        assert b"It may have happened" in response.body
+        for client, advice in ((payment, b"the same Idempotency-Key"), (entry, b"look before")):
+            response = await client.answer()
+            assert response.status == 504
+            assert b"It may have happened" in response.body
+            assert advice in response.body
         assert await child.wait() == 0
         assert time.monotonic() - stopped_at < 3
-        await page.close()
-        await payment.close()
+        for client in (page, payment, entry):
+            await client.close()
 
 
 async def test_a_stop_lets_a_payment_that_has_begun_end(tmp_path: Path) -> None:
