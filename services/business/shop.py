@@ -97,6 +97,7 @@ def _cache(store: Store, name: str, *, version: int, ttl_s: float) -> Cache[Page
         Page,
         version=version,
         ttl_s=ttl_s,
+        size_of=lambda held: len(held.body),
         database=store.database,
         valkey=store.valkey,
         upstream=store.valkey_upstream,

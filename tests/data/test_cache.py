@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from services.data.cache import RELOADS, Cache, Entry
+from services.data.cache import ENTRY_BYTES, RELOADS, Cache, Entry
 from services.data.db import Reader
 from services.data.store import Store
 from services.data.tags import POSITION_KEY, TagMessage, TagSubscriber
@@ -29,6 +29,10 @@ FAR = 2**60  # a position no server ever reaches
 
 class Thing(msgspec.Struct, frozen=True):
     text: str
+
+
+def size_of(thing: Thing) -> int:
+    return len(thing.text)
 
 
 class Source:
@@ -86,6 +90,7 @@ def make_cache(store: Store, stream: TagSubscriber) -> MakeCache:
             Thing,
             version=1,
             ttl_s=30.0,
+            size_of=size_of,
             database=store.database,
             valkey=store.valkey,
             upstream=Upstream("valkey", timeout_s=1.0, max_concurrent=64),
@@ -335,6 +340,7 @@ async def test_silence_on_the_tag_stream_makes_entries_unverified_and_drops_none
         Thing,
         version=1,
         ttl_s=30.0,
+        size_of=size_of,
         database=store.database,
         valkey=store.valkey,
         upstream=store.valkey_upstream,
@@ -396,6 +402,7 @@ async def test_without_valkey_values_come_from_the_database_and_stay_in_memory(
         Thing,
         version=1,
         ttl_s=30.0,
+        size_of=size_of,
         database=store.database,
         valkey=nobody,
         upstream=Upstream("valkey", timeout_s=0.05, max_concurrent=64),
@@ -431,7 +438,7 @@ async def test_a_load_that_fails_fails_its_readers_and_is_tried_again(
 async def test_memory_is_bounded_and_forgets_the_tags_of_what_it_drops(
     cache: Cache[Thing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.data.cache.MEMORY_ENTRIES", 3)
+    monkeypatch.setattr("services.data.cache.MEMORY_BYTES", 3 * (ENTRY_BYTES + len("old")))
     monkeypatch.setattr("services.data.cache.PURGES_KEPT", 3)
     sources = [Source(tag=f"tag-{number}") for number in range(5)]
     for number, source in enumerate(sources):
@@ -441,7 +448,32 @@ async def test_memory_is_bounded_and_forgets_the_tags_of_what_it_drops(
     cache.purge([f"tag-{number}" for number in range(5)], 7)
     assert not cache._memory
     assert not cache._keys_by_tag
+    assert cache._memory_bytes == 0
     assert list(cache._purged) == ["tag-2", "tag-3", "tag-4"]
+
+
+async def test_a_large_value_takes_the_place_of_many_small_ones(
+    cache: Cache[Thing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.data.cache.MEMORY_BYTES", 5 * (ENTRY_BYTES + len("old")))
+    for key in ("1", "2", "3", "4"):
+        await text_of(cache, Source(), key=key)
+    await text_of(cache, Source(), key="1")  # asked for again: "2" is the oldest now
+    await text_of(cache, Source(text="x" * 3 * ENTRY_BYTES), key="large")
+    await text_of(cache, Source(text="x" * 6 * ENTRY_BYTES), key="too large")
+    assert list(cache._memory) == ["1", "large"]
+    assert cache._memory_bytes == sum(entry.size_bytes for entry in cache._memory.values())
+
+
+async def test_what_has_expired_goes_before_what_has_not(
+    cache: Cache[Thing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.data.cache.MEMORY_BYTES", 3 * (ENTRY_BYTES + len("old")))
+    await text_of(cache, Source(tag="lasting"), key="lasting")
+    cache._remember("expired", Entry(Thing("old"), ["expired"], 0, 0.0), ttl_s=0.0)
+    await text_of(cache, Source(tag="new"), key="new")
+    assert list(cache._memory) == ["lasting", "new"]
+    assert set(cache._keys_by_tag) == {"lasting", "new"}
 
 
 async def test_a_deadline_that_is_over_in_the_load_is_told_as_such(cache: Cache[Thing]) -> None:
