@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
+import socket
 import ssl
 import time
 from collections import deque
@@ -355,9 +357,7 @@ class Pool:
         wait_s = min(deadline.left_s(), patience.connect_s)
         try:
             async with asyncio.timeout(None if wait_s == math.inf else wait_s):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(self, self._limits), self.host, self.port, ssl=self._tls
-                )
+                connection = await self._connect_to_any()
         except TimeoutError:
             self._pass_place()
             raise ConnectTimedOut(f"no connection within {wait_s:.3f} s") from None
@@ -373,6 +373,29 @@ class Pool:
             connection.drop()
             raise PoolClosed("the pool was closed")
         return connection
+
+    async def _connect_to_any(self) -> Connection:
+        """Connect to one of the name's addresses, each as likely to be the first to be tried.
+
+        The resolver sorts them (RFC 6724): its first would be the same instance every time.
+        """
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        addresses = [address[:2] for *_, address in found]
+        random.shuffle(addresses)
+        while True:
+            try:
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self, self._limits),
+                    *addresses.pop(),
+                    ssl=self._tls,
+                    server_hostname=None if self._tls is None else self.host,
+                )
+            except OSError:
+                if not addresses:
+                    raise
+            else:
+                return connection
 
     def released(self, connection: Connection) -> None:
         """The connection is free again: to whoever has waited longest, else to the idle ones."""

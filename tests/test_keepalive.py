@@ -8,6 +8,7 @@ import math
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -451,6 +452,49 @@ async def test_a_stream_that_is_cut_says_so_to_its_reader() -> None:
         with pytest.raises(ConnectionLost):
             async for _ in stream:
                 pass
+
+
+# A name of several addresses
+
+
+def _name(monkeypatch: pytest.MonkeyPatch, *ports: int) -> str:
+    """A name that the resolver has these servers for, always in this order."""
+    name, of_system = "business.example", socket.getaddrinfo
+    kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+
+    def resolve(host: str, *more: Any, **named: Any) -> list[Any]:
+        if host != name:
+            return list(of_system(host, *more, **named))
+        return [(*kind, ("127.0.0.1", port)) for port in ports]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return name
+
+
+async def test_connections_to_one_name_go_to_all_its_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = Gate()
+    async with Upstream(gate) as one, Upstream(gate) as other:
+        pool = Pool(_name(monkeypatch, one.port, other.port), 80, size=30)
+        calls = [asyncio.create_task(get(pool)) for _ in range(30)]
+        await gate.holds(30)
+        assert one.connections and other.connections  # by chance not: one time in 2 ** 29
+        while gate.waiting:
+            gate.open()
+        await asyncio.gather(*calls)
+        assert one.requests[0].header(b"host") == b"business.example"
+        await pool.aclose()
+
+
+async def test_an_address_that_refuses_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Upstream(always(answer(connection="close"))) as upstream:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            dead = unused.getsockname()[1]
+            pool = Pool(_name(monkeypatch, dead, upstream.port, dead), 80, size=1)
+            assert {(await get(pool)).status for _ in range(20)} == {200}
+            await pool.aclose()
 
 
 # Failing, and what is safe to try again
