@@ -199,8 +199,7 @@ create table stock_journal (
     reason text not null,
     created_at timestamptz not null default now(),
     constraint stock_journal_pkey primary key (stock_journal_id),
-    constraint stock_journal_variant_fkey foreign key (variant_id)
-        references variants on delete cascade,
+    constraint stock_journal_variant_fkey foreign key (variant_id) references variants,
     constraint stock_journal_kind_known check (kind in ('receive', 'adjust')),
     constraint stock_journal_quantity_range check (
         quantity <> 0 and (kind <> 'receive' or quantity > 0)
@@ -445,6 +444,8 @@ grant usage on schema public to tercet_app, tercet_read;
 grant select, insert, update, delete on all tables in schema public to tercet_app;
 
 revoke update, delete on ledger_transfers, stock_journal from tercet_app;
+
+revoke delete on products, variants, stock from tercet_app;
 
 revoke insert, update, delete on ledger_accounts, alembic_version from tercet_app;
 
