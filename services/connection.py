@@ -111,6 +111,7 @@ class Connection(asyncio.Protocol):
         self.alive = False
         self.served = 0  # exchanges ended well
         self.idle_since = 0.0
+        self.retire_at = math.inf  # when its pool stops using it
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

@@ -62,6 +62,10 @@ __all__ = [
 ]
 
 IDLE_S: Final = 4.0  # below the 5 s after which uvicorn and Node close an idle connection
+# A server that is added under load has its share after about this time. What it costs, one connect
+# a minute for each connection, does not show.
+MAX_AGE_S: Final = 60.0
+AGE_JITTER: Final = 0.2  # of the age: what was opened in one burst is not replaced in one
 JOINED_BODY_BYTES: Final = 16_384  # below this one write of head and body beats two
 # RFC 9110 9.2.2: carried out twice, these leave the server as if carried out once.
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
@@ -70,11 +74,13 @@ WITHOUT_BODY: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE", b"TRACE
 
 
 class Pool:
-    """At most `size` connections to one address.
+    """At most `size` connections to one host and port, at any of its addresses.
 
     A request takes the connection used last, so that those not needed grow idle and close;
-    requests that find none free wait in order of arrival. With hop_ms each request carries
-    X-Deadline-Ms: what is left of its deadline when it is sent, less hop_ms for the way back.
+    requests that find none free wait in order of arrival. A connection older than max_age_s is
+    not used again, so that servers which have come since get their share.
+    With hop_ms each request carries X-Deadline-Ms: what is left of its deadline when it is sent,
+    less hop_ms for the way back.
     The counters are for metrics: opened_total, reused_total, retried_total.
     """
 
@@ -86,6 +92,7 @@ class Pool:
         size: int,
         tls: ssl.SSLContext | None = None,
         idle_s: float = IDLE_S,
+        max_age_s: float = MAX_AGE_S,
         hop_ms: int | None = None,
         patience: Patience | None = None,
         limits: AnswerLimits | None = None,
@@ -97,6 +104,7 @@ class Pool:
         self.opened_total = self.reused_total = self.retried_total = 0
         self._tls = tls
         self._idle_s = idle_s
+        self._max_age_s = max_age_s
         self._hop_ms = hop_ms
         self._patience = patience or Patience()
         self._limits = limits or AnswerLimits()
@@ -299,7 +307,7 @@ class Pool:
             if self._idle and not fresh:
                 connection = self._idle.pop()
                 self._busy.add(connection)
-                if now - connection.idle_since > self._idle_s:
+                if now - connection.idle_since > self._idle_s or now >= connection.retire_at:
                     connection.drop()
                     continue
             else:
@@ -367,6 +375,8 @@ class Pool:
         except BaseException:
             self._pass_place()
             raise
+        jitter = random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)  # noqa: S311 - no secret
+        connection.retire_at = time.monotonic() + self._max_age_s * jitter
         self._busy.add(connection)
         self.opened_total += 1
         if self._closed:
@@ -398,14 +408,21 @@ class Pool:
                 return connection
 
     def released(self, connection: Connection) -> None:
-        """The connection is free again: to whoever has waited longest, else to the idle ones."""
+        """The connection is free again: to whoever has waited longest, else to the idle ones.
+
+        One that is old ends instead, and its place is free for a fresh one.
+        """
+        now = time.monotonic()
+        if now >= connection.retire_at:
+            connection.drop()
+            return
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(connection)
                 return
         self._busy.discard(connection)
-        connection.idle_since = time.monotonic()
+        connection.idle_since = now
         self._idle.append(connection)
         if self._sweeper is None:
             self._sweep()

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import math
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -495,6 +496,35 @@ async def test_an_address_that_refuses_leaves_the_others(monkeypatch: pytest.Mon
             pool = Pool(_name(monkeypatch, dead, upstream.port, dead), 80, size=1)
             assert {(await get(pool)).status for _ in range(20)} == {200}
             await pool.aclose()
+
+
+async def test_a_connection_that_is_busy_all_the_time_is_replaced_when_it_is_old() -> None:
+    async with Upstream() as upstream, pool_to(upstream, 1, max_age_s=0) as pool:
+        calls = [asyncio.create_task(post(pool)) for _ in range(5)]
+        assert [(await call).body for call in calls] == [b"ok"] * 5
+        assert (upstream.connections, pool.opened_total) == (5, 5)
+        assert (pool.open, pool.in_flight, pool.waiting) == (0, 0, 0)
+
+
+async def test_a_connection_that_grew_old_while_idle_is_not_taken() -> None:
+    async with Upstream() as upstream, pool_to(upstream, max_age_s=60) as pool:
+        await get(pool)
+        pool._idle[0].retire_at = 0.0
+        await get(pool)
+        assert upstream.connections == 2
+
+
+async def test_connections_of_one_burst_do_not_grow_old_at_once() -> None:
+    gate = Gate()
+    async with Upstream(gate) as upstream, pool_to(upstream, 20, max_age_s=1000) as pool:
+        calls = [asyncio.create_task(get(pool)) for _ in range(20)]
+        await gate.holds(20)
+        ages_s = [connection.retire_at - time.monotonic() for connection in pool._busy]
+        assert all(790 < age_s < 1200 for age_s in ages_s)
+        assert max(ages_s) - min(ages_s) > 20
+        while gate.waiting:
+            gate.open()
+        await asyncio.gather(*calls)
 
 
 # Failing, and what is safe to try again
