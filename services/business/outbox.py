@@ -86,7 +86,8 @@ async def run(shop: Shop) -> None:
                     mark_ready()
                 if time.monotonic() - trimmed_at >= TRIM_S:
                     trimmed_at = time.monotonic()
-                    await outbox.trim_published(shop.database.primary)
+                    if await outbox.trim_published(shop.database.primary):
+                        trimmed_at -= TRIM_S  # goes on after what is to be told meanwhile
             except (Problem, *outbox.LOST) as error:
                 log.warning("outbox waits", error=repr(error))
                 await asyncio.sleep(POLL_S)

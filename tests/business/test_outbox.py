@@ -252,6 +252,37 @@ async def test_what_was_published_long_ago_is_dropped_and_nothing_else(
     assert [row["name"] for row in left] == ["waiting", "young"]
 
 
+async def test_a_backlog_is_dropped_in_portions(
+    heard: Heard, lab_shop: Shop, lab_books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once it would run into the timeout of a statement, each time anew."""
+    monkeypatch.setattr("services.data.outbox.TRIMMED", 3)
+    await leave(lab_books, *"abcdefg")
+    await lab_books.rows("update outbox set published_at = now() - interval '2 hours'")
+    left = []
+    for _ in range(3):
+        more = await outbox.trim_published(lab_shop.database.primary)
+        left.append((more, await lab_books.value("select count(*) from outbox")))
+    assert left == [(True, 4), (True, 1), (False, 0)]
+
+
+async def test_the_relay_goes_on_dropping_while_there_is_more(
+    heard: Heard, lab_shop: Shop, lab_books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.data.outbox.TRIMMED", 3)
+    monkeypatch.setattr("services.business.outbox.TRIM_S", 1.0)
+    await leave(lab_books, *"abcdefg")
+    await lab_books.rows("update outbox set published_at = now() - interval '2 hours'")
+    relaying = asyncio.create_task(relay.run(lab_shop))
+
+    async def is_empty() -> bool:
+        return bool(await lab_books.value("select count(*) = 0 from outbox"))
+
+    took_s = await until(is_empty, within_s=HEARD_WITHIN_S, what="all was dropped")
+    await end_tasks(relaying)
+    assert took_s < 2.5  # one interval, not one for each of three portions
+
+
 async def test_no_business_transaction_uses_notify(lab_books: Books) -> None:
     """NOTIFY takes a lock over all databases at commit: one commit at a time."""
     calls = await lab_books.value(
