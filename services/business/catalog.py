@@ -140,7 +140,8 @@ async def show_stock(shop: Shop, request: Request) -> Response:
     """
     slug = read_slug(request)
     rows = await select_stock(shop.database.reads, slug)
-    if not rows:
+    # A product may have a page and nothing on sale.
+    if not rows and await select_product(shop.database.reads, slug) is None:
         raise NotFound(f"There is no product {slug!r}.")
     variants = [VariantStock.model_validate(row._asdict()) for row in rows]
     return document(StockDocument(slug=slug, variants=variants))

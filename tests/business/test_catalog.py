@@ -236,6 +236,19 @@ async def test_stock_is_exact_and_held_by_nobody(
     await until(is_exact, within_s=2.0, what="the standby shows the stock")
 
 
+async def test_a_product_with_nothing_on_sale_has_a_page_and_no_stock(
+    http: httpx.AsyncClient, books: Books
+) -> None:
+    goods = await books.goods()
+    sql = "update variants set retired_at = now() where product_id = $1"
+    await books.rows(sql, goods.product_id)
+    await books.replayed()
+    page = await http.get(f"/products/{goods.slug}")
+    stock = await http.get(f"/products/{goods.slug}/stock")
+    assert (page.status_code, page.json()["variants"]) == (200, [])
+    assert (stock.status_code, stock.json()) == (200, {"slug": goods.slug, "variants": []})
+
+
 async def test_a_retired_variant_is_not_on_the_page(shop: Shop, books: Books) -> None:
     goods = await books.goods(variants=3)
     sql = "update variants set retired_at = now() where variant_id = $1"
