@@ -155,6 +155,12 @@ class CurrencyMismatch(Problem):
     status, name, title = 422, "currency-mismatch", "The currency does not fit"
 
 
+class TotalTooLarge(Problem):
+    """An order comes to more than can be paid at once; `errors` names the lines that are over."""
+
+    status, name, title = 422, "total-too-large", "The order comes to too much"
+
+
 class OutOfStock(Problem):
     """A line asks for more than is available; nothing of the order was held."""
 

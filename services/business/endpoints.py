@@ -100,6 +100,7 @@ PUBLIC: Final = (
             *KEY_PROBLEMS,
             problems.UnknownVariant,
             problems.CurrencyMismatch,
+            problems.TotalTooLarge,
             problems.OutOfStock,
         ),
         body=schemas.OrderRequest,

@@ -35,12 +35,15 @@ from services.problems import (
     IdempotencyKeyRunning,
     NotFound,
     OutOfStock,
+    TotalTooLarge,
     UnknownVariant,
 )
 
 # An order is placed in one transaction, so its key is never seen running; the lease is a formality.
 ORDER_LEASE: Final = timedelta(seconds=10)
 COOKIE: Final = "tercet_customer"
+# The provider charges no more at once; it is ten billion dollars.
+TOTAL_MAX_MINOR: Final = 10**12
 
 
 class Placed(NamedTuple):
@@ -84,6 +87,7 @@ async def place_order(
         if isinstance(claimed, KeyRow):
             return _replay(claimed, body_hash)
         lines, currency = await _price_lines(tx, wanted)
+        _check_total(lines)
         await _hold(tx, wanted, lines)
         order = await orders.insert_order(
             tx,
@@ -145,6 +149,20 @@ async def _price_lines(tx: Transaction, wanted: OrderRequest) -> tuple[list[Orde
         error: FieldError = {"field": "/currency", "detail": f"the goods are sold in {currency}"}
         raise CurrencyMismatch(errors=[error])
     return [_order_line(line, articles[line.variant_id]) for line in wanted.lines], currency
+
+
+def _check_total(lines: list[OrderLine]) -> None:
+    """Refuse an order of more than TOTAL_MAX_MINOR; without the lines named it would be taken."""
+    total_minor, errors = 0, list[FieldError]()
+    for number, line in enumerate(lines):
+        amount_minor = line.quantity * line.unit_price_minor
+        if total_minor + amount_minor <= TOTAL_MAX_MINOR:
+            total_minor += amount_minor
+        else:
+            detail = f"takes the total above {TOTAL_MAX_MINOR} minor units"
+            errors.append(_line_error(number, "quantity", detail))
+    if errors:
+        raise TotalTooLarge(errors=errors)
 
 
 async def _hold(tx: Transaction, wanted: OrderRequest, lines: list[OrderLine]) -> None:

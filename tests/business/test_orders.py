@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
+from services.business.orders import TOTAL_MAX_MINOR
 from tests.shopping import Books, Customer, statuses
 
 BUYERS = 60
@@ -120,6 +121,23 @@ async def test_what_is_not_for_sale_can_not_be_ordered(
     assert answer.json()["type"] == "/problems/unknown-variant"
     assert [error["field"] for error in answer.json()["errors"]] == ["/lines/1/variant_id"]
     assert await books.stock(good.variant) == (100, 0, 0)
+
+
+async def test_the_largest_order_can_be_paid_and_one_above_it_is_refused(
+    books: Books, customer: Customer
+) -> None:
+    """What the provider would not charge is not sold; sums beyond 63 bits are no server error."""
+    large = await books.goods(price_minor=TOTAL_MAX_MINOR // 100)
+    small, endless = await books.goods(price_minor=1), await books.goods(price_minor=2**53 - 1)
+    lines = {large.variant: 100, small.variant: 1, endless.variant: 100}
+    refused = await customer.order(lines)
+    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/total-too-large")
+    named = [error["field"] for error in refused.json()["errors"]]
+    assert named == ["/lines/1/quantity", "/lines/2/quantity"]
+    assert await books.stock(large.variant) == (100, 0, 0)
+    paid = await customer.pay(await customer.placed({large.variant: 100}))
+    assert (paid.status_code, paid.json()["state"]) == (201, "SUCCESS")
+    assert paid.json()["amount"]["amount_minor"] == TOTAL_MAX_MINOR
 
 
 async def test_a_basket_has_one_currency_and_it_is_the_goods(
