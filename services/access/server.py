@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import socket
 from typing import Final
 
 import uvicorn
 
+from services import serving
 from services.access.app import Application
 from services.access.protocol import AccessProtocol
 from services.settings import AccessSettings
-from services.telemetry import configure_logging, mark_ready
+from services.telemetry import configure_logging
 
 # A stop takes at most 3 s: this for answers, 0.7 s for payments in forward.py, 0.2 s of uvicorn.
 GRACE_S: Final = 1
@@ -21,19 +20,7 @@ BACKLOG: Final = 4096  # connections the kernel holds for us in a burst; capped 
 def serve(settings: AccessSettings) -> None:
     """Serve until SIGTERM or SIGINT, then let what is in flight end; blocks."""
     configure_logging("access", settings)
-    # uvicorn raises the signal again once it has stopped: a stop that was asked for is no failure.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    AccessServer(config_of(settings)).run()
-
-
-class AccessServer(uvicorn.Server):
-    """uvicorn's server, which says that it is ready once it listens."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            mark_ready()
+    serving.serve(config_of(settings))
 
 
 def config_of(settings: AccessSettings) -> uvicorn.Config:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Final
 
 import uvicorn
 
+from services import serving
 from services.business.app import create_app
 from services.settings import BusinessSettings
-from services.telemetry import configure_logging, mark_ready
+from services.telemetry import configure_logging
 
 # Access uses no connection that was idle for 60 s: closing later than that, business never closes
 # one that a request is on its way to.
 KEEP_ALIVE_S: Final = 75
 GRACE_S: Final = 1  # of the 3 s that a stop may take; payments that have begun get the rest
-
-
-class Server(uvicorn.Server):
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            mark_ready()
 
 
 def serve(settings: BusinessSettings) -> None:
@@ -42,4 +35,4 @@ def serve(settings: BusinessSettings) -> None:
         timeout_graceful_shutdown=GRACE_S,
         backlog=1024,
     )
-    Server(config).run()
+    serving.serve(config)

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import signal
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 import jinja2
 import uvicorn
@@ -23,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services import serving
 from services.business.providers.sandbox_answers import (
     SandboxProtocol,
     deliver,
@@ -55,7 +53,7 @@ from services.problems import (
     Problem,
 )
 from services.settings import ProviderSettings
-from services.telemetry import configure_logging, logger, mark_ready
+from services.telemetry import configure_logging, logger
 
 PAGE_CHARGES: Final = 50  # the latest charges on the page for people
 GRACEFUL_STOP_S: Final = 1  # a charge takes milliseconds; what still runs then hangs by script
@@ -269,23 +267,9 @@ def make_app(settings: ProviderSettings) -> Starlette:
     )
 
 
-class _Server(uvicorn.Server):
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        mark_ready()
-
-
-def _stop(_: int, __: FrameType | None) -> NoReturn:
-    raise SystemExit(0)
-
-
 def serve(settings: ProviderSettings) -> None:
     """Run the provider until SIGTERM or SIGINT."""
     configure_logging("provider", settings)
-    # uvicorn stops gracefully on these signals, then raises them again for the handlers that were
-    # there before: with these, a stop that was asked for ends with exit code 0.
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
     config = uvicorn.Config(
         make_app(settings),
         host=settings.provider_host,
@@ -299,4 +283,4 @@ def serve(settings: ProviderSettings) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACEFUL_STOP_S,
     )
-    _Server(config).run()
+    serving.serve(config)

@@ -1,0 +1,106 @@
+"""services/serving.py as a process: ready, stopped, refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.waiting import until
+
+SERVE = """
+import os, signal, uvicorn
+from services.serving import serve
+
+async def app(scope, receive, send):
+    assert scope["type"] == "lifespan"
+    await receive()
+    await send({"type": "lifespan.startup." + os.environ["STARTUP"]})
+    await receive()
+    print("ended", flush=True)
+    await send({"type": "lifespan.shutdown.complete"})
+
+class Config(uvicorn.Config):
+    def get_loop_factory(self):
+        if os.environ["STARTUP"] == "stopped":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().get_loop_factory()
+
+serve(Config(app, port=0, loop="uvloop", lifespan="on", log_config=None))
+"""
+
+
+async def start(folder: Path, startup: str) -> asyncio.subprocess.Process:
+    environment = os.environ | {"TERCET_READY_FILE": str(folder / "ready"), "STARTUP": startup}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SERVE), env=environment, stdout=asyncio.subprocess.PIPE
+    )
+
+
+async def ended(child: asyncio.subprocess.Process) -> tuple[int | None, bytes]:
+    try:
+        async with asyncio.timeout(20):
+            said, _ = await child.communicate()
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.communicate()
+    return child.returncode, said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_that_was_asked_for_is_graceful_and_no_failure(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    child = await start(tmp_path, "complete")
+    try:
+        await until((tmp_path / "ready").exists, within_s=20, what="it is ready")
+        child.send_signal(number)
+    finally:
+        code, said = await ended(child)
+    assert (code, said.endswith(b"ended\n")) == (0, True)
+
+
+async def test_a_stop_while_it_starts_is_not_lost(tmp_path: Path) -> None:
+    assert await ended(await start(tmp_path, "stopped")) == (0, b"")
+    assert not (tmp_path / "ready").exists()
+
+
+async def test_what_does_not_start_is_a_failure_and_never_ready(tmp_path: Path) -> None:
+    code, _ = await ended(await start(tmp_path, "failed"))
+    assert code not in (0, None)
+    assert not (tmp_path / "ready").exists()
+
+
+async def test_a_stop_of_business_is_no_failure_even_with_nothing_behind_it(
+    tmp_path: Path,
+) -> None:
+    away = "127.0.0.1:1"  # nobody listens on it
+    named = ["APP_PASSWORD", "READ_PASSWORD", "PROVIDER_SECRET", "OPERATOR_TOKEN"]
+    named += ["COOKIE_SECRET", "INTERNAL_SECRET", "WEBHOOK_SECRET"]
+    environment = os.environ | {f"TERCET_{name}": secrets.token_urlsafe(32) for name in named}
+    environment |= {
+        "TERCET_READY_FILE": str(tmp_path / "ready"),
+        "TERCET_BUSINESS_PORT": "0",
+        "TERCET_PRIMARY_DSN": f"postgresql://tercet_app@{away}/tercet",
+        "TERCET_VALKEY_URL": f"redis://{away}/0",
+        "TERCET_PROVIDER_URL": f"http://{away}",
+    }
+    environment.pop("TERCET_SECRETS_DIR", None)
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "infra.process", "business"),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        await until((tmp_path / "ready").exists, within_s=20, what="it is ready")
+        child.send_signal(signal.SIGTERM)
+    finally:
+        code, _ = await ended(child)
+    assert code == 0
