@@ -22,8 +22,10 @@ KINDS: Final = (
 )
 HEAD: Final = """\
 # Every setting of every process, made from services/settings.py by `python -m infra.env_example`.
-# A line that is commented out shows the default. `tercet up` needs none of this: it makes the
-# secrets and chooses the addresses. What is set here goes before what it would choose.
+# A line that is commented out shows the default. These are variables of the environment; nothing
+# reads a file of them by itself. `tercet up` needs none: it makes the secrets and chooses the
+# addresses. What is set in its environment holds for the processes it starts, but for the addresses
+# they listen on (--port, --host) and the folder of secrets, which are its own.
 #
 # A secret may be a variable, or a file named like it in small letters (tercet_internal_secret)
 # in the folder TERCET_SECRETS_DIR. Empty, short and well-known secrets are refused.

@@ -90,16 +90,22 @@ class Money(Document):
 
 
 class ImageDocument(Document):
+    """A picture; its address is as it was imported."""
+
     url: str
     alt: str
 
 
 class CategoryName(Document):
+    """The category of a product."""
+
     slug: str
     title: str
 
 
 class VariantDocument(Document):
+    """A variant on sale."""
+
     variant_id: UUID
     title: str
     sku: str
@@ -113,11 +119,15 @@ class VariantDocument(Document):
 
 
 class RatingDocument(Document):
+    """What customers gave, on average."""
+
     average: float = Field(description="stars, 1 to 5", examples=[4.3])
     count: int
 
 
 class ListItemDocument(Document):
+    """A product in a list."""
+
     slug: str
     title: str
     vendor: str
@@ -147,6 +157,8 @@ class ProductDocument(Document):
 
 
 class VariantStock(Document):
+    """Exact stock of a variant."""
+
     variant_id: UUID
     title: str
     sku: str
@@ -162,6 +174,8 @@ class StockDocument(Document):
 
 
 class ProductListDocument(Document):
+    """One page of a list of products."""
+
     items: list[ListItemDocument]
     match: Literal["all", "words", "similar"] = Field(
         description="words: the query's words were found; similar: none was, these look like it"
@@ -170,12 +184,16 @@ class ProductListDocument(Document):
 
 
 class CategoryDocument(Document):
+    """A category."""
+
     slug: str
     title: str
     product_count: int
 
 
 class CategoryListDocument(Document):
+    """Every category."""
+
     items: list[CategoryDocument]
 
 
@@ -203,6 +221,8 @@ class ListQuery(BaseModel):
 
 
 class OrderLineRequest(Request):
+    """A variant and how many of it."""
+
     variant_id: Id
     quantity: int = Field(ge=1, le=QUANTITY_MAX, strict=True)
 
@@ -248,6 +268,8 @@ class PaymentDocument(Document):
 
 
 class OrderLineDocument(Document):
+    """A line of an order, at the price it was ordered for."""
+
     variant_id: UUID
     title: str
     quantity: int
@@ -255,6 +277,8 @@ class OrderLineDocument(Document):
 
 
 class OrderDocument(Document):
+    """An order with its lines and payments."""
+
     order_id: UUID
     state: Literal["placed", "paid", "expired"]
     total: Money
@@ -287,16 +311,22 @@ class StockMovementDocument(Document):
 
 
 class UpstreamDocument(Document):
+    """A dependency, as its breaker sees it."""
+
     name: str
     state: Literal["closed", "open", "half_open"]
     failed_in_window: int
 
 
 class UpstreamListDocument(Document):
+    """Every dependency of the process that answers."""
+
     items: list[UpstreamDocument]
 
 
 class FieldProblem(Document):
+    """One thing that is wrong with a request."""
+
     field: str = Field(description="JSON Pointer into the body, or name of a parameter or header")
     detail: str
 
