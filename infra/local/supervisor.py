@@ -72,13 +72,20 @@ class Supervisor:
         self._failing = asyncio.gather(*self._runs)  # done early only when one raises
         # Looked at by wait(), if at all: without this asyncio complains about a clean stop.
         self._failing.add_done_callback(lambda runs: runs.cancelled() or runs.exception())
-        everything = asyncio.gather(*(event.wait() for event in self._ready.values()))
+        # A task, not a gathering of them: asyncio complains about one of those that is cancelled.
+        everything = asyncio.create_task(self._all_ready())
         both: list[asyncio.Future[Any]] = [everything, self._failing]
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if not everything.done():
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not everything.done():
+                await self._failing
+        finally:
             everything.cancel()
-            await self._failing
         self._started = True
+
+    async def _all_ready(self) -> None:
+        for ready in self._ready.values():
+            await ready.wait()
 
     async def wait(self) -> None:
         """Keep going; ends only by raising, which takes an error of ours."""

@@ -78,6 +78,20 @@ def test_ctrl_c_stops_all_within_five_seconds_and_leaves_nothing(data_dir: Path)
     assert processes_of(data_dir) == []
 
 
+def test_ctrl_c_while_it_starts_stops_all_without_a_traceback(data_dir: Path) -> None:
+    process = start_up(data_dir, *SERVERS)
+    assert process.stdout is not None
+    said = b""
+    while b"primary          starting" not in said:
+        said += process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=STOP_LIMIT_S)
+    assert process.returncode == 0
+    assert b"Traceback" not in rest
+    assert b"never retrieved" not in rest
+    assert processes_of(data_dir) == []
+
+
 def test_parts_that_hang_do_not_keep_it_from_stopping(data_dir: Path) -> None:
     stack = started(data_dir)
     for name in ("primary", "standby", "valkey"):
