@@ -245,7 +245,7 @@ class Standby(PostgresServer):
     def _primary_conninfo(self) -> str:
         return (
             f"host={LOOPBACK} port={self.primary.port} user=tercet_replication "
-            f"passfile='{self.passwords_file}' application_name={self.name}"
+            f"passfile='{_quoted(self.passwords_file)}' application_name={self.name}"
         )
 
     async def _make_copy(self) -> None:
@@ -314,6 +314,11 @@ class Standby(PostgresServer):
     def _say(self, text: str) -> None:
         with self.log_file.open("a") as log:
             log.write(f"tercet: {text}\n")
+
+
+def _quoted(path: Path) -> str:
+    """A path inside the quotes of a libpq connection string."""
+    return str(path).replace("\\", "\\\\").replace("'", "\\'")
 
 
 @dataclass

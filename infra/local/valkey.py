@@ -38,7 +38,8 @@ class Valkey(Part):
         with os.fdopen(descriptor, "w") as file:
             file.write(f'include "{INFRA / "valkey" / "valkey.conf"}"\n')
             file.write(f"bind {LOOPBACK}\nport {self.port}\n")
-            file.write(f'dir "{self.folder.valkey}"\nrequirepass "{password}"\n')
+            folder = str(self.folder.valkey).replace("\\", "\\\\").replace('"', '\\"')
+            file.write(f'dir "{folder}"\nrequirepass "{password}"\n')
         fresh.replace(self.folder.run / "valkey.conf")
 
     def command(self) -> Sequence[str]:

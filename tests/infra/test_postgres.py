@@ -104,6 +104,15 @@ async def test_killed_servers_come_back_with_their_data(servers: RunningStack) -
     await connection.close()
 
 
+async def test_a_folder_may_have_quotes_and_backslashes_in_its_name(
+    tmp_path: Path, server_folder: Callable[[Path], Path]
+) -> None:
+    data_dir = server_folder(tmp_path / 'it\'s a "da\\ta" folder')
+    shutil.rmtree(data_dir / "standby")
+    with running_stack(data_dir, SERVERS) as stack:
+        assert "streaming" in stack.part("standby")["detail"]
+
+
 async def test_a_standby_that_can_not_follow_is_made_anew(
     tmp_path: Path, server_folder: Callable[[Path], Path]
 ) -> None:
