@@ -22,9 +22,10 @@ USUAL: Final = (
     problems.InvalidRequest,
     problems.InternalError,
     problems.Unavailable,
-    problems.OutcomeUnknown,
     problems.GatewayTimeout,
 )
+# What a route can answer that writes: its body may be late, its COMMIT may lose its answer.
+WRITING: Final = (problems.RequestTimeout, problems.OutcomeUnknown)
 PARAMETER: Final = re.compile(r"{(\w+)}")
 SCHEMA_REF: Final = "#/components/schemas/{model}"
 
@@ -183,6 +184,8 @@ def _problems_by_status(endpoint: Endpoint) -> dict[int, list[type[Problem]]]:
         problems.TooManyRequests,
         problems.BadGateway,
     ]
+    if endpoint.method != "GET":
+        kinds += WRITING
     if endpoint.guard != "nobody":
         kinds.append(problems.Unauthenticated)
     by_status: dict[int, list[type[Problem]]] = {}
