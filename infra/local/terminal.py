@@ -162,10 +162,13 @@ def greeting(url: str, log_folder: Path, product: Mapping[str, str] | None) -> s
         return f'$(printf %s "$order" | sed \'s/.*"{name}": *"\\([^"]*\\)".*/\\1/\')'
 
     pay = (
-        f'order=$({order}); {curl} "{url}/orders/{taken("order_id")}/payments" '
+        f'{curl} "{url}/orders/{taken("order_id")}/payments" '
         f'-H "authorization: Bearer {taken("customer_token")}" '
         f"-H 'content-type: application/json' {key} -d '" + '{"payment_method":"tok_approve"}' + "'"
     )
+    # An order that was refused is shown instead of being paid.
+    refused = "printf '%s\\n' \"$order\""
+    both = f"order=$({order}); case $order in *'\"order_id\"'*) {pay};; *) {refused};; esac"
     lines += [
         "",
         "a product page:",
@@ -173,7 +176,7 @@ def greeting(url: str, log_folder: Path, product: Mapping[str, str] | None) -> s
         "a list:",
         f"  {curl} '{url}/products?q={product['word']}&sort=price'",
         "order and pay:",
-        f"  {pay}",
+        f"  {both}",
         "",
     ]
     return "\n".join(lines)

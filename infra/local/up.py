@@ -16,11 +16,12 @@ from typing import Any, Final
 import psutil
 
 from infra.local import secret_files
-from infra.local.addresses import free_port, get_json, is_free
+from infra.local.addresses import free_port, is_free
 from infra.local.folder import AlreadyRunningError, DataFolder
 from infra.local.parts import Part
 from infra.local.processes import end_all, guard, same_process, started_at, wait_until
 from infra.local.servers import MissingError
+from infra.local.showcase import showcase
 from infra.local.stack import Stack, StackOptions
 from infra.local.supervisor import StartError, Supervisor
 from infra.local.terminal import Terminal, greeting, plain_line
@@ -269,15 +270,10 @@ class _Session:
         place = urllib.parse.urlsplit(self._stack.url)
         host, port = place.hostname or "", place.port or 80
         try:
-            items = (await get_json(host, port, "/products"))["items"]
-            slug = items[0]["slug"]
-            page = await get_json(host, port, f"/products/{slug}")
-            variant = page["variants"][0]["variant_id"]
+            return await showcase(host, port)
         except (OSError, LookupError, ValueError, TypeError) as error:
             self._log.warning("no product to show: %r", error)
             return None
-        word = next((w for w in slug.split("-") if len(w) > 3), slug)
-        return {"slug": slug, "variant_id": variant, "word": word}
 
     def _parts(self) -> list[dict[str, Any]]:
         return [part.as_dict() for part in self._stack.parts]

@@ -98,3 +98,9 @@ async def test_a_killed_process_comes_back_at_its_address(stack: RunningStack, n
     assert after["address"] == before["address"]
     assert after["restarts"] == before["restarts"] + 1
     assert after["last_exit"] == "killed by SIGKILL"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the lines to try use curl")
+def test_the_line_that_pays_shows_why_an_order_was_refused(stack: RunningStack) -> None:
+    line = lines_to_try(stack)[-1].replace('"quantity":1}', '"quantity":0}')
+    assert run_in("sh", line)["status"] == 422
