@@ -11,7 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.local.folder import DEFAULT_DATA_DIR, DataFolder, NotRunningError
+from infra.local.folder import (
+    DEFAULT_DATA_DIR,
+    ClosedFolderError,
+    DataFolder,
+    NotRunningError,
+)
 
 app = typer.Typer(
     name="tercet",
@@ -23,7 +28,11 @@ app = typer.Typer(
 )
 
 DataDir = Annotated[
-    Path, typer.Option("--data-dir", help="Folder that holds all the data of a local stack.")
+    Path,
+    # Whether it can be read is for us to say, in the same words wherever it comes from.
+    typer.Option(
+        "--data-dir", readable=False, help="Folder that holds all the data of a local stack."
+    ),
 ]
 # Commands of modules of their own get their arguments as they are, --help too.
 PASS_ON: dict[str, Any] = {
@@ -178,7 +187,7 @@ def _pass_on(commands: typer.Typer, name: str, arguments: list[str]) -> None:
             arguments = arguments or ["--help"]
             _reach_local_stack(arguments)
         commands(args=arguments, prog_name=f"tercet {name}")
-    except NotRunningError as error:
+    except (NotRunningError, ClosedFolderError) as error:
         print(f"tercet {name}: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 
@@ -204,6 +213,9 @@ def _on_running_stack(work: Callable[[], int]) -> int:
     except NotRunningError as error:
         if "--json" in sys.argv:
             print(json.dumps({"phase": "stopped", "parts": []}))
+        print(f"tercet: {error}", file=sys.stderr)
+        return 1
+    except ClosedFolderError as error:
         print(f"tercet: {error}", file=sys.stderr)
         return 1
 

@@ -12,14 +12,21 @@ LOOPBACK: Final = "127.0.0.1"
 EVERY_ADDRESS: Final = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104  # nosec B104
 
 
+def listen_once(host: str, port: int) -> int:
+    """Take a port (0: any) for a moment and return it, or raise the OSError that tells why not."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if port:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        return int(probe.getsockname()[1])
+
+
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen there now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
+    try:
+        listen_once(host, port)
+    except OSError:
+        return False
     return True
 
 
@@ -27,9 +34,7 @@ def free_port(preferred: int = 0, host: str = LOOPBACK) -> int:
     """The preferred port (that of the last run) where it is free, else one that is."""
     if preferred and is_free(host, preferred):
         return preferred
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    return listen_once(host, 0)
 
 
 async def get(host: str, port: int, path: str, timeout_s: float = 1.0) -> tuple[int, bytes]:

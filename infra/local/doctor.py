@@ -19,7 +19,7 @@ import psutil
 
 from infra.local import secret_files, servers
 from infra.local.addresses import LOOPBACK, is_free
-from infra.local.folder import DataFolder
+from infra.local.folder import ClosedFolderError, DataFolder
 from infra.local.status import current
 
 Finding = tuple[bool, str]  # whether it is as it should be, and what it is
@@ -37,12 +37,25 @@ CONNECT_TIMEOUT_S: Final = 2.0
 def examine(folder: DataFolder) -> int:
     """Print every finding; 1 when something is wrong."""
     wrong = 0
+    said = set()
     for check in (_python, _programs, _machine, _data_folder, _secrets, _given_servers, _stack):
-        for fine, words in check(folder):
+        for fine, words in _findings(check, folder):
+            if words in said:
+                continue  # a closed folder is in the way of several checks
+            said.add(words)
             print(f"{'ok   ' if fine else 'WRONG'}  {words}")
             wrong += not fine
     print(f"\n{wrong} thing{'' if wrong == 1 else 's'} wrong" if wrong else "\nnothing is wrong")
     return 1 if wrong else 0
+
+
+def _findings(
+    check: Callable[[DataFolder], Iterator[Finding]], folder: DataFolder
+) -> Iterator[Finding]:
+    try:
+        yield from check(folder)
+    except (PermissionError, ClosedFolderError):
+        yield False, folder.closed()
 
 
 def _python(_: DataFolder) -> Iterator[Finding]:
@@ -113,13 +126,16 @@ def _machine(folder: DataFolder) -> Iterator[Finding]:
         if is_free(LOOPBACK, DEFAULT_PORT):
             yield True, f"port {DEFAULT_PORT} is free"
         else:
-            yield False, f"port {DEFAULT_PORT} is taken; another one: tercet up --port 8090"
+            yield (
+                False,
+                f"port {DEFAULT_PORT} is taken; another one: {folder.command('up --port 8090')}",
+            )
 
 
 def _data_folder(folder: DataFolder) -> Iterator[Finding]:
     root = folder.root
     if not root.exists():
-        yield True, f"the data folder {root} will be made by the first `tercet up`"
+        yield True, f"the data folder {root} will be made by the first `up`"
         return
     usable = os.access(root, os.R_OK | os.W_OK | os.X_OK)
     yield usable, f"the data folder {root} {'can' if usable else 'can not'} be written to"

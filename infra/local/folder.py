@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pwd
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +16,10 @@ DEFAULT_DATA_DIR: Final = Path(".tercet")
 
 class NotRunningError(Exception):
     """No stack runs on this data folder."""
+
+
+class ClosedFolderError(Exception):
+    """This user may not look into the data folder."""
 
 
 class AlreadyRunningError(Exception):
@@ -67,6 +73,32 @@ class DataFolder:
     def lock_file(self) -> Path:
         return self.root / "lock"
 
+    def command(self, words: str) -> str:
+        """A `tercet` command on this folder, as it is typed in the project's folder."""
+        given = "" if self.root == DEFAULT_DATA_DIR.absolute() else f" --data-dir {self._shell}"
+        return f".venv/bin/tercet {words}{given}"
+
+    @property
+    def _shell(self) -> str:
+        return shlex.quote(str(self.root))
+
+    def other_owner(self) -> str | None:
+        """The user whose data is in here, when that is somebody else."""
+        if not self.root.exists():
+            return None
+        owner_uid = self.root.stat().st_uid
+        if owner_uid == os.geteuid():
+            return None
+        try:
+            if not any(self.root.iterdir()):
+                return None
+        except PermissionError:
+            pass  # there is something to hide
+        try:
+            return pwd.getpwuid(owner_uid).pw_name
+        except KeyError:
+            return f"user id {owner_uid}"
+
     def create(self) -> None:
         """Make the folder and what every part expects to find in it."""
         # Others may pass through (the servers may run as another user), but not look around.
@@ -116,11 +148,25 @@ class DataFolder:
         return state if isinstance(state, dict) else {}
 
     def running_state(self) -> dict[str, Any]:
-        """The state of the stack that runs here, or NotRunningError in words for a terminal."""
-        state = self.read_state()
-        if not state or not self.is_locked():
-            raise NotRunningError(
-                f"no stack is running on {self.root} (start one with: tercet up"
-                f"{'' if self.root == DEFAULT_DATA_DIR.absolute() else f' --data-dir {self.root}'})"
-            )
+        """The state of the stack that runs here.
+
+        Raises NotRunningError or ClosedFolderError, in words for a terminal.
+        """
+        try:
+            state = self.read_state()
+            if not state or not self.is_locked():
+                raise NotRunningError(
+                    f"no stack is running on {self.root} (start one: {self.command('up')})"
+                )
+        except PermissionError:
+            raise ClosedFolderError(self.closed()) from None
         return state
+
+    def closed(self) -> str:
+        """What to tell a user who may not look into the folder."""
+        try:
+            owner = self.other_owner()
+        except OSError:
+            owner = None
+        whose = f"; it belongs to {owner}: run this as {owner}" if owner else ""
+        return f"the data folder {self.root} can not be read by this user{whose}"

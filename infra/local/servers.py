@@ -122,7 +122,7 @@ def _require_passable(data_dir: Path) -> None:
         raise MissingError(
             "PostgreSQL does not run as root, this machine allows no user namespaces, and the "
             f"user {UNPRIVILEGED_USER} can not pass through to {data_dir}: run as an ordinary "
-            "user, or choose another folder: tercet up --data-dir /var/lib/tercet"
+            "user, or choose another folder: .venv/bin/tercet up --data-dir /var/lib/tercet"
         )
 
 

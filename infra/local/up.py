@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 import urllib.parse
@@ -16,7 +18,7 @@ from typing import Any, Final
 import psutil
 
 from infra.local import secret_files
-from infra.local.addresses import free_port, is_free
+from infra.local.addresses import listen_once
 from infra.local.folder import AlreadyRunningError, DataFolder
 from infra.local.parts import Part
 from infra.local.processes import end_all, guard, same_process, started_at, wait_until
@@ -51,9 +53,10 @@ def up(options: StackOptions, *, detach: bool) -> int:
     started = time.monotonic()
     folder = DataFolder.at(options.data_dir)
     try:
+        _require_own(folder)
         folder.create()
         lock = _lock(folder)
-        options = _with_port(options)
+        options = replace(options, port=_port(options, folder))
         previous = folder.read_state()
         end_all(_leftovers(previous))
         folder.state_file.unlink(missing_ok=True)
@@ -108,17 +111,38 @@ def _is_ending(state: Mapping[str, Any]) -> bool:
     return gone or state.get("phase") in ("stopping", "stopped")
 
 
-def _with_port(options: StackOptions) -> StackOptions:
-    if options.port == 0:
-        chosen = free_port(host=options.host)
-        return replace(options, port=chosen)
-    if not is_free(options.host, options.port):
+def _require_own(folder: DataFolder) -> None:
+    """Root can write anywhere, and would lock the owner of the folder out of it."""
+    owner = folder.other_owner()
+    if owner is not None:
         raise RefusedError(
-            f"port {options.port} of {options.host} is taken by another program: "
-            "end it, or choose another one: tercet up --port 8090",
-            EXIT_PORT_TAKEN,
+            f"the data folder {folder.root} belongs to {owner}: run this as {owner}, "
+            "or choose another folder with --data-dir",
+            1,
         )
-    return options
+
+
+def _port(options: StackOptions, folder: DataFolder) -> int:
+    """The port to listen on, which is free; RefusedError in words where there is none."""
+    host, port = options.host, options.port
+    try:
+        return listen_once(host, port)
+    except OSError as error:
+        if isinstance(error, socket.gaierror):
+            raise RefusedError(f"--host {host}: there is no host of this name", 1) from None
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise RefusedError(f"--host {host}: is not an address of this machine", 1) from None
+        other = f"another port: {folder.command('up --port 8090')}"
+        if error.errno == errno.EADDRINUSE:
+            raise RefusedError(
+                f"port {port} of {host} is taken by another program: end it, or choose {other}",
+                EXIT_PORT_TAKEN,
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise RefusedError(
+                f"this user may not listen on port {port}: choose {other}", 1
+            ) from None
+        raise RefusedError(f"{host}:{port} can not be listened on: {error.strerror}", 1) from None
 
 
 def _prepare_secrets(folder: DataFolder) -> None:
@@ -134,7 +158,7 @@ def _already_running(folder: DataFolder) -> str:
     where = f" at {state['url']}" if "url" in state else ""
     return (
         f"a stack is already running on {folder.root}{where} (supervisor pid {pid}): "
-        "use it, stop it with `tercet down`, or choose another folder with --data-dir"
+        f"use it, stop it with `{folder.command('down')}`, or choose another folder with --data-dir"
     )
 
 

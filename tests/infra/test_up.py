@@ -215,3 +215,41 @@ def test_a_user_without_privileges_can_start_it(data_dir: Path) -> None:
     with running_stack(data_dir, *SERVERS[:1], preexec_fn=prepare) as stack:
         assert psutil.Process(stack.part("primary")["pid"]).name() == "postgres"
         assert "streaming" in stack.part("standby")["detail"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder of somebody else's")
+def test_root_keeps_its_hands_off_the_data_of_another_user(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    (data_dir / "primary").mkdir(parents=True)
+    os.chown(data_dir, 12345, 12345)
+    refused = tercet("up", *SERVERS, "--data-dir", str(data_dir))
+    assert refused.returncode == 1
+    assert "belongs to user id 12345" in refused.stderr
+    assert [path.name for path in data_dir.iterdir()] == ["primary"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder of somebody else's")
+@pytest.mark.parametrize("command", ["status", "down", "doctor", "up"])
+def test_a_folder_that_can_not_be_read_is_told_in_one_line(tmp_path: Path, command: str) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir(mode=0o700)
+    os.chown(data_dir, 12345, 12345)
+    words = [sys.executable, "-m", "infra.cli", command, "--data-dir", str(data_dir)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, preexec_fn=in_user_namespace
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"the data folder {data_dir} can not be" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [("192.0.2.1", "is not an address of this machine"), ("no.invalid", "no host of this name")],
+)
+def test_a_host_that_can_not_be_listened_on_is_told_in_plain_words(
+    tmp_path: Path, host: str, said: str
+) -> None:
+    refused = tercet("up", "--host", host, "--data-dir", str(tmp_path / "data"))
+    assert refused.returncode == 1
+    assert said in refused.stderr
