@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from infra.unanswered import UNANSWERED, why_unanswered
 from services import money
 from services.business.imports import loading
 from services.business.imports.files import CatalogFile, Format, OnProgress, catalog_file
 from services.business.imports.generate import PRODUCTS_MAX
 from services.business.imports.rows import FileProblem, Finding
 from services.data.catalog_load import LoadFailed
-from services.problems import GatewayTimeout, OutcomeUnknown, Unavailable
+from services.problems import OutcomeUnknown
 from services.settings import (
     CatalogSettings,
     DatabaseSettings,
@@ -57,7 +58,11 @@ NOT_CONFIGURED: Final = 78
 
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Folder of a local stack; without it, the TERCET_… variables are used."),
+    typer.Option(
+        readable=False,
+        help="Folder of a local stack; without it the TERCET_… variables name the database if "
+        "TERCET_PRIMARY_DSN is set, else the stack in .tercet does.",
+    ),
 ]
 
 
@@ -162,7 +167,7 @@ async def _enter_stock(variant: str, quantity: int, kind: Kind, reason: str) -> 
     from services.telemetry import configure_logging
 
     settings = load(DatabaseSettings)
-    configure_logging("stock", settings)
+    configure_logging("stock", settings.model_copy(update={"log_level": "ERROR"}))
     pool = Pool(
         "primary",
         settings.primary_dsn,
@@ -206,10 +211,10 @@ def _explained() -> Iterator[None]:
         raise _failed(
             "the answer was lost: look at the stock before trying again", UNAVAILABLE
         ) from None
-    except (Unavailable, GatewayTimeout) as error:
-        raise _failed(f"the database did not answer: {error}", UNAVAILABLE) from None
     except SettingsError as error:
         raise _failed(str(error), NOT_CONFIGURED) from None
+    except UNANSWERED as error:
+        raise _failed(why_unanswered(error), UNAVAILABLE) from None
 
 
 def _failed(message: str, code: int) -> typer.Exit:

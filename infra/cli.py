@@ -195,7 +195,8 @@ def _pass_on(commands: typer.Typer, name: str, arguments: list[str]) -> None:
 def _reach_local_stack(arguments: list[str]) -> None:
     """Where neither a variable nor an option names a database, the default stack's is meant."""
     named = any(word == "--help" or word.startswith("--data-dir") for word in arguments)
-    if not named and not os.environ.get("TERCET_OWNER_DSN"):
+    given = os.environ.get("TERCET_PRIMARY_DSN") or os.environ.get("TERCET_OWNER_DSN")
+    if not named and not given:
         from infra.local.stack import environment_of
 
         os.environ.update(environment_of(DEFAULT_DATA_DIR))

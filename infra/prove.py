@@ -10,35 +10,50 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from infra.local.folder import DEFAULT_DATA_DIR
+from infra.local.folder import DEFAULT_DATA_DIR, ClosedFolderError, NotRunningError
+from infra.unanswered import UNANSWERED, why_unanswered
 from services.data.proofs import RULES, Finding, find_violations
 from services.data.store import open_primary
-from services.problems import Problem
 from services.settings import DatabaseSettings, SettingsError, load
+from services.telemetry import configure_logging
 
 STATEMENT_TIMEOUT_MS = 600_000  # a proof reads whole tables
 
 
 def prove(
     data_dir: Annotated[
-        Path, typer.Option("--data-dir", help="Folder of the local stack to check.")
-    ] = DEFAULT_DATA_DIR,
+        Path | None,
+        typer.Option(
+            "--data-dir",
+            readable=False,
+            help="Folder of the local stack to check; without it the TERCET_… variables name the "
+            "database if TERCET_PRIMARY_DSN is set, else the stack in .tercet does.",
+        ),
+    ] = None,
 ) -> None:
     """Check every invariant: stock, orders, payments, ledger, idempotency keys, outbox.
 
     Exit code 0 when all hold, 1 when one is broken (its rows are named), 2 when the database
     can not be asked.
     """
-    if not os.environ.get("TERCET_PRIMARY_DSN"):
-        from infra.local.stack import environment_of
-
-        os.environ.update(environment_of(data_dir))
     try:
-        broken = asyncio.run(_prove(load(DatabaseSettings)))
-    except (SettingsError, Problem) as error:
-        typer.echo(f"tercet prove: {error}", err=True)
-        raise typer.Exit(2) from None
+        if data_dir is not None or not os.environ.get("TERCET_PRIMARY_DSN"):
+            from infra.local.stack import environment_of
+
+            os.environ.update(environment_of(data_dir or DEFAULT_DATA_DIR))
+        settings = load(DatabaseSettings)
+        configure_logging("prove", settings.model_copy(update={"log_level": "ERROR"}))
+        broken = asyncio.run(_prove(settings))
+    except (SettingsError, NotRunningError, ClosedFolderError) as error:
+        raise _unanswered(str(error)) from None
+    except UNANSWERED as error:
+        raise _unanswered(why_unanswered(error)) from None
     raise typer.Exit(1 if broken else 0)
+
+
+def _unanswered(reason: str) -> typer.Exit:
+    typer.echo(f"tercet prove: {reason}", err=True)
+    return typer.Exit(2)
 
 
 async def _prove(settings: DatabaseSettings) -> int:
