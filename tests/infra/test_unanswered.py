@@ -1,4 +1,4 @@
-"""Commands on a database that refuses them or is not there: one line, and the promised exit code."""
+"""Commands on a database that refuses them or is away: one line, and the promised exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.running_stack import RunningStack
 
 COMMANDS = (("prove", 2), ("stock receive A-1 1", 69), ("catalog generate --products 1", 69))
-WRONG_PASSWORD = "q8Zr2LmX0vTn4KpW7sYb3HdGf6JcA1eU"  # noqa: S105  # strong enough to be tried
+WRONG_PASSWORD = "q8Zr2LmX0vTn4KpW7sYb3HdGf6JcA1eU"  # strong enough to be tried
 
 
 @pytest.mark.parametrize(("command", "code"), COMMANDS)
