@@ -192,8 +192,9 @@ def guard(work: Callable[[int], int], forget: Callable[[], list[psutil.Process]]
             os.setsid()  # the terminal's Ctrl-C reaches the guard only, which passes it on
             code = work(reading)
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with suppress(OSError):  # a terminal that was closed
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(code)
     os.close(reading)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

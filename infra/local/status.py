@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from infra.local.folder import DataFolder
@@ -31,7 +32,7 @@ def show(state: dict[str, Any], *, as_json: bool) -> int:
     else:
         from rich.console import Console
 
-        from infra.local.terminal import MIB, table
+        from infra.local.terminal import MIB, plain_table, table
 
         supervisor = {
             **state["supervisor"],
@@ -39,6 +40,11 @@ def show(state: dict[str, Any], *, as_json: bool) -> int:
             "state": state["phase"],
             "detail": "and its guard",
         }
-        Console(highlight=False).print(table([*state["parts"], supervisor]))
+        parts = [*state["parts"], supervisor]
+        if sys.stdout.isatty():
+            console = Console(highlight=False)
+            console.print(table(parts, console.width))
+        else:
+            print(plain_table(parts))
         print(f"{state['url']}  {state['phase']}, {state['memory_bytes'] / MIB:.0f} MiB in all")
     return 0 if state["phase"] == "ready" else 1

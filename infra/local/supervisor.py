@@ -56,6 +56,7 @@ class Supervisor:
         self._changed = changed
         self._ready = {part.name: asyncio.Event() for part in parts}
         self._exits: dict[str, asyncio.Future[int]] = {}
+        self._log_starts: dict[str, int] = {}  # where what a part says in this run begins
         self._runs: list[asyncio.Task[None]] = []
         self._failing: asyncio.Future[list[None]]
         self._started = False
@@ -163,6 +164,8 @@ class Supervisor:
 
     async def _live(self, part: Part) -> bool:
         """Start the part once and wait for its end; True if it was ready in between."""
+        log = self.log_file(part)
+        self._log_starts[part.name] = log.stat().st_size if log.exists() else 0
         self._set(part, "preparing")
         await part.prepare()
         part.process = spawn(
@@ -247,16 +250,18 @@ class Supervisor:
         bad_settings = part.last_exit == _describe(EXIT_BAD_SETTINGS)
         if bad_settings or unready >= START_ATTEMPTS:
             self._set(part, "failed", part.last_exit)
+            said = _last_lines(self.log_file(part), self._log_starts.get(part.name, 0))
+            # Its settings say what is wrong by themselves: the exit code would only be in front.
+            cause = said if bad_settings else f"{part.last_exit}\n{said}"
             raise StartError(
-                f"{part.name} does not start: {part.last_exit}\n"
-                f"{_last_lines(self.log_file(part))}\nall of its log: {self.log_file(part)}",
+                f"{part.name} does not start: {cause}\nall of its log: {self.log_file(part)}",
                 EXIT_BAD_SETTINGS if bad_settings else 1,
             )
 
     async def _end(self, part: Part, limit_s: float) -> None:
         """Ask the part to stop, and kill it when it does not within its grace or the limit."""
         if part.process is None or part.process.poll() is not None:
-            if part.state != "external":
+            if part.state not in ("external", "done", "skipped"):
                 self._set(part, "stopped")
             return
         self._set(part, "stopping")
@@ -310,8 +315,9 @@ def _describe(code: int) -> str:
     return f"killed by signal {-code}"
 
 
-def _last_lines(log: Path, count: int = 8) -> str:
+def _last_lines(log: Path, start: int, count: int = 8) -> str:
     try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+        said = log.read_bytes()[start:].decode(errors="replace")
+        return "\n".join(said.splitlines()[-count:])
     except OSError:
         return ""

@@ -6,12 +6,14 @@ import asyncio
 import errno
 import logging
 import os
+import select
 import signal
 import socket
 import sys
 import time
 import urllib.parse
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -38,6 +40,7 @@ EXIT_MISSING: Final = 5
 LOCK_WAIT_S: Final = 6.0
 DETACHED_START_S: Final = 600.0  # a million products are loaded in that
 STOP_WAIT_S: Final = 8.0
+TERMINAL_POLL_S: Final = 0.5
 
 
 class RefusedError(Exception):
@@ -69,10 +72,10 @@ def up(options: StackOptions, *, detach: bool) -> int:
     except OSError as error:
         return _refuse(f"the data folder {folder.root} can not be used: {error}", 1)
     if not detach:
-        return _guarded(stack, started)
+        return _guarded(stack, started, detached=False)
     if os.fork() == 0:
         _leave_terminal(folder)
-        os._exit(_guarded(stack, started))
+        os._exit(_guarded(stack, started, detached=True))
     os.close(lock)  # the fork holds it on
     return _follow(folder, started)
 
@@ -88,7 +91,15 @@ def down(folder: DataFolder) -> int:
             supervisor.kill()  # its guard ends the rest
         wait_until(lambda: not folder.is_locked(), STOP_WAIT_S)
         end_all(_leftovers(state))
-    return 0 if not folder.is_locked() else 1
+    if folder.is_locked():
+        print(f"tercet down: something still holds {folder.lock_file}", file=sys.stderr)
+        return 1
+    print(_stopped(folder))
+    return 0
+
+
+def _stopped(folder: DataFolder) -> str:
+    return f"stopped; data kept in {folder.root}"
 
 
 def _lock(folder: DataFolder) -> int:
@@ -187,9 +198,11 @@ def _leave_terminal(folder: DataFolder) -> None:
     os.dup2(log, 2)
 
 
-def _guarded(stack: Stack, started: float) -> int:
+def _guarded(stack: Stack, started: float, *, detached: bool) -> int:
     return guard(
-        lambda guard_pipe: asyncio.run(_Session(stack, started, guard_pipe).run()),
+        lambda guard_pipe: asyncio.run(
+            _Session(stack, started, guard_pipe, detached=detached).run()
+        ),
         lambda: _leftovers(stack.folder.read_state()),
     )
 
@@ -219,8 +232,9 @@ def _follow(folder: DataFolder, started: float) -> int:
 class _Session:
     """One run of the stack: from the first part to the last, inside the supervisor's process."""
 
-    def __init__(self, stack: Stack, started: float, guard_pipe: int) -> None:
+    def __init__(self, stack: Stack, started: float, guard_pipe: int, *, detached: bool) -> None:
         self._stack = stack
+        self._detached = detached
         self._started = started
         self._guard_pipe = guard_pipe
         self._phase = "starting"
@@ -252,20 +266,41 @@ class _Session:
             self._phase = "stopped"
             self._changed(None)
             self._terminal.close()
-        if "error" in self._notes:
-            print(f"tercet up: {self._notes['error']}", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be gone
+            if "error" in self._notes:
+                print(f"tercet up: {self._notes['error']}", file=sys.stderr)
+            else:
+                print(_stopped(self._stack.folder), flush=True)
         return exit_code
 
     async def _until_stopped(self) -> int:
         stop = asyncio.create_task(self._stop.wait())
+        watch = asyncio.create_task(self._watch_terminal())
         work = asyncio.create_task(self._run_parts())
         await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
+        watch.cancel()
         if not stop.done():
             stop.cancel()
             await work  # raises what went wrong
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         return 0
+
+    async def _watch_terminal(self) -> None:
+        """Stop when the terminal is closed.
+
+        Its SIGHUP goes to the leader of the session alone: a shell passes it on, make does not.
+        """
+        terminals = [number for number in (0, 1, 2) if os.isatty(number)]
+        poll = select.poll()
+        for number in terminals:
+            poll.register(number, 0)  # only what is always told: an error, a hang-up
+        while terminals:
+            await asyncio.sleep(TERMINAL_POLL_S)
+            if any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0)):
+                self._log.info("the terminal was closed")
+                self._stop.set()
+                return
 
     async def _run_parts(self) -> None:
         await self._start()
@@ -277,15 +312,16 @@ class _Session:
         product = await self._a_product()
         took_s = time.monotonic() - self._started
         self._notes["greeting"] = (
-            "The servers are up; `tercet status --json` has the variables that name them."
+            "The servers are up; the variables that name them are told by: "
+            + self._stack.folder.command("status --json")
             if self._stack.options.servers_only
-            else greeting(self._stack.url, self._stack.folder.log, product)
+            else greeting(self._stack.url, self._stack.folder, product, detached=self._detached)
         )
         self._notes["start_seconds"] = round(took_s, 2)
         self._phase = "ready"
         self._changed(None)
         self._log.info("ready after %.2f s at %s", took_s, self._stack.url)
-        self._terminal.say(self._notes["greeting"])
+        self._terminal.greet(self._notes["greeting"])
 
     async def _a_product(self) -> dict[str, str] | None:
         """A product of this shop for the lines to try; None when it has none."""

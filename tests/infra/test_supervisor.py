@@ -128,8 +128,9 @@ async def test_a_part_that_never_becomes_ready_ends_the_start_with_its_log(
 
 async def test_unusable_settings_end_the_start_at_once(tmp_path: Path) -> None:
     part = Script("part", lines="print('TERCET_X: is empty'); sys.exit(78)", folder=tmp_path)
+    (tmp_path / "part.log").write_text("of an earlier run\n")
     async with supervised(tmp_path, part) as (supervisor, _):
-        with pytest.raises(StartError, match="TERCET_X: is empty") as caught:
+        with pytest.raises(StartError, match="part does not start: TERCET_X: is empty") as caught:
             await supervisor.start()
     assert caught.value.exit_code == 78
     assert part.restarts == 0

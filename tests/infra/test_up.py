@@ -253,3 +253,18 @@ def test_a_host_that_can_not_be_listened_on_is_told_in_plain_words(
     refused = tercet("up", "--host", host, "--data-dir", str(tmp_path / "data"))
     assert refused.returncode == 1
     assert said in refused.stderr
+
+
+def test_a_terminal_that_is_closed_stops_what_make_started(data_dir: Path) -> None:
+    """Make leads the session here and passes no SIGHUP on, as `ssh -t host 'make up'` has it."""
+    leader = "import subprocess, sys; subprocess.call(sys.argv[1:])"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        up = [sys.executable, "-m", "infra.cli", "up", *SERVERS, "--data-dir", str(data_dir)]
+        ignore = "import signal; signal.signal(signal.SIGHUP, lambda *_: None); "
+        os.execv(sys.executable, [sys.executable, "-c", ignore + leader, *up])  # noqa: S606
+    read_until(terminal, b"The servers are up")
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert processes_of(data_dir) == []
