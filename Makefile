@@ -7,7 +7,7 @@ RUN = .venv/bin/python -m
 SHIPPED = services infra migrations loadtests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status doctor test check faults load lock
+.PHONY: help setup up down status doctor prove test check faults load lock
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -26,6 +26,9 @@ status: setup ## show each part: state, pid, address, memory
 
 doctor: setup ## say what is missing or wrong on this machine
 	@exec $(RUN) infra.cli doctor $(ARGS)
+
+prove: setup ## check every invariant of the data of a running stack
+	@exec $(RUN) infra.cli prove $(ARGS)
 
 check: setup ## lint, format, types, import rules and security rules
 	$(RUN) ruff check $(SHIPPED) tests

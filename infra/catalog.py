@@ -189,7 +189,7 @@ def _import(catalogs: list[CatalogFile], currency: str, *, strict: bool) -> load
                 catalogs,
                 currency=currency,
                 strict=strict,
-                on_progress=on_progress,
+                on_progress=_AllFiles(catalogs, on_progress),
                 on_bad=_report,
                 on_note=_note,
             )
@@ -274,6 +274,26 @@ def _progress() -> Iterator[OnProgress]:
             bars.update(task, completed=done, total=total)
 
         yield on_progress
+
+
+class _AllFiles:
+    """Progress of all files together, in kB; how far the rows of one are says nothing of it."""
+
+    def __init__(self, catalogs: list[CatalogFile], on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self._total = sum(catalog.size_bytes for catalog in catalogs)
+        self._files_before_bytes = 0
+        self._file_bytes = self._file_total = 0
+        self._last = ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if not what.startswith("reading "):
+            return
+        if what != self._last or done < self._file_bytes:  # the next file
+            self._files_before_bytes += self._file_total
+        self._last, self._file_bytes, self._file_total = what, done, total
+        read_bytes = min(self._total, self._files_before_bytes + done)
+        self._on_progress("kB read", read_bytes // 1000, max(1, self._total // 1000))
 
 
 class _PlainProgress:

@@ -42,6 +42,24 @@ PASS_ON: dict[str, Any] = {
 }
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"tercet {version('tercet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Say which one."),
+    ] = False,
+) -> None:
+    """What there is to say before a command."""
+
+
 @app.command()
 def up(  # noqa: PLR0917  # typer reads a command's options from its parameters
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the shop; 0: any.")] = 8080,
@@ -51,7 +69,7 @@ def up(  # noqa: PLR0917  # typer reads a command's options from its parameters
         int, typer.Option(min=0, help="Size of the sample catalog, loaded into an empty shop.")
     ] = 10_000,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Return when all is ready; `tercet down` stops it.")
+        bool, typer.Option("--detach", help="Return when all is ready; `down` stops it.")
     ] = False,
     servers_only: Annotated[
         bool,
