@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import select
 import signal
-import socket
 import sys
 import time
 import urllib.parse
@@ -20,10 +18,10 @@ from typing import Any, Final
 import psutil
 
 from infra.local import secret_files
-from infra.local.addresses import listen_once
 from infra.local.folder import AlreadyRunningError, DataFolder
 from infra.local.parts import Part
 from infra.local.processes import end_all, guard, same_process, started_at, wait_until
+from infra.local.refusals import RefusedError, free_port_of, require_own
 from infra.local.servers import MissingError
 from infra.local.showcase import showcase
 from infra.local.stack import Stack, StackOptions
@@ -33,7 +31,6 @@ from infra.process import EXIT_BAD_SETTINGS
 
 # Exit codes of `tercet up`, beside 0 (stopped when asked to) and 1 (could not start).
 EXIT_ALREADY_RUNNING: Final = 3
-EXIT_PORT_TAKEN: Final = 4
 EXIT_MISSING: Final = 5
 
 # A supervisor that was killed leaves its guard to clear up, which takes this long at most.
@@ -43,23 +40,15 @@ STOP_WAIT_S: Final = 8.0
 TERMINAL_POLL_S: Final = 0.5
 
 
-class RefusedError(Exception):
-    """The stack is not started; the message says why and what to do."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 def up(options: StackOptions, *, detach: bool) -> int:
     """Start the stack and stay with it (or leave it running, when detached): the exit code."""
     started = time.monotonic()
     folder = DataFolder.at(options.data_dir)
     try:
-        _require_own(folder)
+        require_own(folder)
         folder.create()
         lock = _lock(folder)
-        options = replace(options, port=_port(options, folder))
+        options = replace(options, port=free_port_of(options, folder))
         previous = folder.read_state()
         end_all(_leftovers(previous))
         folder.state_file.unlink(missing_ok=True)
@@ -120,40 +109,6 @@ def _is_ending(state: Mapping[str, Any]) -> bool:
         return False
     gone = same_process(supervisor["pid"], supervisor["created"]) is None
     return gone or state.get("phase") in ("stopping", "stopped")
-
-
-def _require_own(folder: DataFolder) -> None:
-    """Root can write anywhere, and would lock the owner of the folder out of it."""
-    owner = folder.other_owner()
-    if owner is not None:
-        raise RefusedError(
-            f"the data folder {folder.root} belongs to {owner}: run this as {owner}, "
-            "or choose another folder with --data-dir",
-            1,
-        )
-
-
-def _port(options: StackOptions, folder: DataFolder) -> int:
-    """The port to listen on, which is free; RefusedError in words where there is none."""
-    host, port = options.host, options.port
-    try:
-        return listen_once(host, port)
-    except OSError as error:
-        if isinstance(error, socket.gaierror):
-            raise RefusedError(f"--host {host}: there is no host of this name", 1) from None
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise RefusedError(f"--host {host}: is not an address of this machine", 1) from None
-        other = f"another port: {folder.command('up --port 8090')}"
-        if error.errno == errno.EADDRINUSE:
-            raise RefusedError(
-                f"port {port} of {host} is taken by another program: end it, or choose {other}",
-                EXIT_PORT_TAKEN,
-            ) from None
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise RefusedError(
-                f"this user may not listen on port {port}: choose {other}", 1
-            ) from None
-        raise RefusedError(f"{host}:{port} can not be listened on: {error.strerror}", 1) from None
 
 
 def _prepare_secrets(folder: DataFolder) -> None:

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from infra.local.processes import in_user_namespace
-from infra.local.up import EXIT_ALREADY_RUNNING, EXIT_PORT_TAKEN
+from infra.local.refusals import EXIT_PORT_TAKEN
+from infra.local.up import EXIT_ALREADY_RUNNING
 from infra.process import EXIT_BAD_SETTINGS
 from tests.infra.leftovers import processes_of, seconds_until_nothing_is_left
 from tests.running_stack import RunningStack, running_stack, start_up, wait_until_ready
