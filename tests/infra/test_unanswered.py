@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from tests.running_stack import RunningStack
 
 COMMANDS = (("prove", 2), ("stock receive A-1 1", 69), ("catalog generate --products 1", 69))
-WRONG_PASSWORD = "q8Zr2LmX0vTn4KpW7sYb3HdGf6JcA1eU"  # strong enough to be tried
+WRONG_PASSWORD = secrets.token_urlsafe(32)  # strong enough to be tried
 
 
 @pytest.mark.parametrize(("command", "code"), COMMANDS)
