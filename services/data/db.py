@@ -56,6 +56,7 @@ LOST: Final = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     asyncpg.OperatorInterventionError,
+    asyncpg.InvalidCachedStatementError,  # a migration changed what a prepared statement returns
     asyncpg.ReadOnlySQLTransactionError,  # a primary that became a standby: let go of it
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,

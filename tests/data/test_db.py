@@ -467,3 +467,22 @@ async def test_a_statement_is_prepared_once_for_a_connection(app_dsn: str) -> No
         sql = "select sum(generic_plans + custom_plans) from pg_prepared_statements where " \
               "statement = 'select $1::int + 41'"  # fmt: skip
         assert await primary.fetchval(sql) == 5
+
+
+async def test_a_migration_under_way_costs_one_refusal_and_no_restart(
+    books: Books, app_dsn: str
+) -> None:
+    """A statement prepared before returns columns that are not what they were."""
+    name = f"migrated_{uuid4().hex}"
+    await books.rows(f"create table {name} as select 1 as n")
+    await books.rows(f"grant select on {name} to tercet_app")
+    everything = f"select * from {name}"  # noqa: S608 - the test's own
+    try:
+        async with primary_at(app_dsn) as primary:
+            assert await primary.fetchval(everything) == 1
+            await books.rows(f"alter table {name} alter column n type text")
+            with pytest.raises(Unavailable):
+                await primary.fetchval(everything)
+            assert await primary.fetchval(everything) == "1"
+    finally:
+        await books.rows(f"drop table {name}")
