@@ -71,7 +71,16 @@ class ProcessSettings(BaseSettings):
     log_json: bool = Field(True, description="one JSON object a line; false prints for a terminal")
 
 
-class DatabaseSettings(ProcessSettings):
+class ValkeySettings(ProcessSettings):
+    """What a process needs that holds pages: where it hears which of them are old."""
+
+    valkey_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="cache and tag stream; may be lost at any time"
+    )
+    valkey_password: SecretStr | None = Field(None, description="Valkey's requirepass, if set")
+
+
+class DatabaseSettings(ValkeySettings):
     """What a process needs that reads and writes data."""
 
     primary_dsn: PostgresUrl = Field(
@@ -83,10 +92,6 @@ class DatabaseSettings(ProcessSettings):
     )
     app_password: Secret = Field(description="password of tercet_app, which reads and writes")
     read_password: Secret = Field(description="password of tercet_read, which only reads")
-    valkey_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="cache and tag stream; may be lost at any time"
-    )
-    valkey_password: SecretStr | None = Field(None, description="Valkey's requirepass, if set")
     primary_pool_size: int = Field(
         8, ge=1, le=200, description="connections of one process to the primary"
     )

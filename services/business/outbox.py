@@ -15,9 +15,10 @@ from uuid import uuid4
 from services.business.shop import Shop
 from services.data import outbox
 from services.data.outbox import OutboxRow
-from services.data.tags import HEARTBEAT_S, TagPublisher
+from services.data.tags import TagPublisher
 from services.data.wake import Wake
 from services.problems import Problem
+from services.tags import HEARTBEAT_S
 from services.telemetry import logger, mark_ready
 
 log = logger(__name__)

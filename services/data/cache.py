@@ -19,8 +19,9 @@ import msgspec
 from redis.asyncio import Redis
 
 from services.data.db import Database, Reader, Reads
-from services.data.tags import POSITION_KEY, TagSubscriber
+from services.data.tags import POSITION_KEY
 from services.deadline import Deadline, current_deadline, deadline_or
+from services.tags import TagSubscriber
 from services.upstream import Ok, Upstream
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from services.data.db import Primary, Transaction
 from services.data.tags import WAKE_CHANNEL
-from services.data.valkey import LOST
+from services.valkey import LOST
 
 __all__ = ["LOST"]
 

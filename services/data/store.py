@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from services.data import valkey as valkey_connection
+from services import valkey as valkey_connection
 from services.data.db import Database, Pool, Primary, Reader, Replica
 from services.data.standbys import Watch
-from services.data.tags import TagSubscriber
 from services.settings import DatabaseSettings
+from services.tags import TagSubscriber
 from services.tasks import end_tasks
 from services.upstream import Upstream
 
@@ -39,7 +39,7 @@ async def open_store(settings: DatabaseSettings) -> AsyncIterator[Store]:
     tags = TagSubscriber(listening)
     tasks = [asyncio.create_task(Watch(database).run()), asyncio.create_task(tags.run())]
     try:
-        yield Store(database, valkey, valkey_connection.upstream(settings), tags)
+        yield Store(database, valkey, _valkey_upstream(settings), tags)
     finally:
         await end_tasks(*tasks)
         await database.close()
@@ -79,6 +79,15 @@ def _database(settings: DatabaseSettings) -> Database:
         Primary(primary),
         [Replica(pool) for pool in standbys],
         lag_limit_ms=settings.standby_lag_limit_ms,
+    )
+
+
+def _valkey_upstream(settings: DatabaseSettings) -> Upstream:
+    """The limits round each call of the cache: late is as bad as away, the database answers."""
+    return Upstream(
+        "valkey",
+        timeout_s=settings.cache_timeout_ms / 1000,
+        max_concurrent=4 * valkey_connection.CONNECTIONS,
     )
 
 

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from services.data import valkey
-from services.data.tags import RECONNECT_S, WAKE_CHANNEL
-from services.settings import DatabaseSettings
+from services import valkey
+from services.data.tags import WAKE_CHANNEL
+from services.settings import ValkeySettings
+from services.tags import RECONNECT_S
 from services.tasks import end_tasks
 from services.telemetry import logger
 
@@ -23,7 +24,7 @@ RENEW_S: Final = 60.0
 class Wake:
     """Any number of wake-ups between two looks count as one."""
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    def __init__(self, settings: ValkeySettings) -> None:
         self._valkey = valkey.connect(settings, timeout_s=2 * LISTEN_S)
         self._woken = asyncio.Event()
 

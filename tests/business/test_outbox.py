@@ -16,7 +16,8 @@ from redis.exceptions import ConnectionError as ValkeyLost
 from services.business import outbox as relay
 from services.business.shop import Shop
 from services.data import outbox
-from services.data.tags import CHANNEL, HEARTBEAT_S, POSITION_KEY, TagMessage, TagPublisher
+from services.data.tags import POSITION_KEY, TagPublisher
+from services.tags import CHANNEL, HEARTBEAT_S, TagMessage
 from services.tasks import end_tasks
 from tests.faults.waiting import until
 from tests.shopping import Books, place

@@ -16,9 +16,10 @@ from redis.asyncio import Redis
 from services.data.cache import ENTRY_BYTES, RELOADS, Cache, Entry
 from services.data.db import Reader
 from services.data.store import Store
-from services.data.tags import POSITION_KEY, TagMessage, TagSubscriber
+from services.data.tags import POSITION_KEY
 from services.deadline import Deadline, current_deadline
 from services.problems import GatewayTimeout, Unavailable
+from services.tags import TagMessage, TagSubscriber
 from services.upstream import Upstream
 from tests.faults.waiting import until
 

@@ -1,0 +1,106 @@
+"""The tag stream as it is heard: which pages are old, told to everybody who holds pages.
+
+A message carries tags, the WAL position at which the change that caused them is visible, and a
+sequence number of the relay that sent it. A gap in the sequence, or silence, means that something
+may have been missed: what is held is then unverified, never thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from redis.asyncio import Redis
+
+from services.telemetry import logger
+from services.valkey import LOST
+
+log = logger(__name__)
+
+CHANNEL: Final = "tercet:tags"
+HEARTBEAT_S: Final = 0.5
+SILENCE_S: Final = 1.5  # three heartbeats
+RECONNECT_S: Final = 0.2
+DEAF_S: Final = 3 * SILENCE_S  # a connection that half died says nothing: make another
+
+
+class TagMessage(msgspec.Struct, frozen=True):
+    """sequence counts the messages of one relay; position is in bytes of WAL."""
+
+    relay: str
+    sequence: int
+    position: int
+    tags: list[str]
+
+
+_decode = msgspec.json.Decoder(TagMessage).decode
+
+
+class TagSubscriber:
+    """Tells every holder of pages what is old, and knows whether all of it has arrived."""
+
+    def __init__(self, valkey: Redis) -> None:
+        self._valkey = valkey
+        self._purges: list[Callable[[list[str], int], None]] = []
+        # For each relay that speaks: the sequence number expected next, and when it was heard.
+        self._relays: dict[str, tuple[int, float]] = {}
+        self._verified_since = float("-inf")
+
+    def on_purge(self, purge: Callable[[list[str], int], None]) -> None:
+        """Have `purge` called with the tags and the position of each message from now on."""
+        self._purges.append(purge)
+
+    def verified_since(self) -> float | None:
+        """Since when (monotonic) every message has arrived; None while that is not certain.
+
+        What was filled before that moment may have missed a purge.
+        """
+        self._forget_silent(time.monotonic())
+        return self._verified_since if self._relays else None
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (*LOST, TimeoutError) as error:
+                log.warning("tag stream lost", error=repr(error))
+            self._relays.clear()
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _listen(self) -> None:
+        async with self._valkey.pubsub(ignore_subscribe_messages=True) as channel:
+            await channel.subscribe(CHANNEL)
+            heard_at = time.monotonic()
+            while time.monotonic() - heard_at < DEAF_S:
+                message = await channel.get_message(timeout=SILENCE_S)
+                if message is not None:
+                    heard_at = time.monotonic()
+                    self.receive(message["data"])
+
+    def receive(self, data: bytes) -> None:
+        """Take one message in; public so that its rules can be tested without a network."""
+        now = time.monotonic()
+        self._forget_silent(now)
+        try:
+            message = _decode(data)
+        except msgspec.DecodeError as error:
+            log.warning("tag message not understood", error=repr(error))
+            self._verified_since = now
+            return
+        expected, _ = self._relays.get(message.relay, (None, now))
+        if message.sequence != expected:
+            self._verified_since = now
+        self._relays[message.relay] = (message.sequence + 1, now)
+        if message.tags:
+            for purge in self._purges:
+                purge(message.tags, message.position)
+
+    def _forget_silent(self, now: float) -> None:
+        """A relay that has gone silent may have said something last that was missed."""
+        silent = [relay for relay, (_, at) in self._relays.items() if now - at > SILENCE_S]
+        for relay in silent:
+            del self._relays[relay]
+            self._verified_since = now
