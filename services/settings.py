@@ -162,7 +162,7 @@ class WorkerSettings(BusinessSettings):
     """What `tercet worker NAME` needs: the same as business."""
 
 
-class AccessSettings(InternalSettings):
+class AccessSettings(InternalSettings, ValkeySettings):
     """What `tercet access` needs."""
 
     access_host: str = Field("127.0.0.1", description="address access listens on")
@@ -172,6 +172,11 @@ class AccessSettings(InternalSettings):
         default_factory=lambda: 4 * cores(),
         ge=1,
         description="connections to business for pages; 2 to 4 a core",
+    )
+    page_memory_bytes: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        description="held pages of one process with all that goes with them; the least asked go",
     )
     payment_pool_size: int = Field(
         64,

@@ -181,7 +181,7 @@ class Stack:
         self._add_tier("business", needs=("migrate",), uses=uses)
         for name in WORKERS:
             self._add_worker(name, uses)
-        self._add_tier("access", uses=("business",))
+        self._add_tier("access", uses=("business", *(names & {"valkey"})))
 
     def _add_tier(
         self,

@@ -132,7 +132,8 @@ def test_each_start_waits_for_what_it_can_not_do_without() -> None:
 def test_business_and_access_start_without_what_they_can_be_without_for_a_while() -> None:
     for name in ("standby", "valkey", "provider"):
         assert needs("business")[name] == "service_started"
-    assert needs("access")["business"] == "service_started"
+    for name in ("business", "valkey"):
+        assert needs("access")[name] == "service_started"
 
 
 def test_clients_of_access_are_on_a_network_with_nothing_else() -> None:
@@ -142,10 +143,12 @@ def test_clients_of_access_are_on_a_network_with_nothing_else() -> None:
     }
     assert members["front"] == {"access"}
     assert members["middle"] == {"access", "business"}
+    assert members["cache"] == {"access", "valkey"}
     assert members["payments"] == {"provider", "business", *(f"worker-{name}" for name in WORKERS)}
     assert "access" not in members["data"]
     assert "provider" not in members["data"]
-    assert all(networks(name) == {"data"} for name in SERVERS)
+    assert networks("primary") == networks("standby") == {"data"}
+    assert networks("valkey") == {"data", "cache"}
     for network, options in COMPOSE["networks"].items():
         assert bool((options or {}).get("internal")) == (network != "front")
 
@@ -253,5 +256,5 @@ def test_the_images_are_the_official_ones_and_ours_is_built_once() -> None:
 def test_every_secret_that_is_made_has_a_reader_and_no_reader_has_all() -> None:
     read = {name for reader in READERS.values() for name in reader.names}
     assert read == set(secret_files.NAMES)
-    assert READERS["access"].names == ("internal_secret",)
+    assert READERS["access"].names == ("internal_secret", "valkey_password")
     assert all(len(reader.names) < len(secret_files.NAMES) for reader in READERS.values())
