@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.data.cache import Found
 from services.data.pages import Page
 from services.problems import Problem
 from services.telemetry import request_id_var
+
+# In bytes of WAL: a page with this header is not behind a change that was visible there.
+POSITION_HEADER: Final = "x-internal-position"
 
 
 def document(
@@ -28,16 +33,18 @@ def json_bytes(body: bytes, status: int, headers: Mapping[str, str]) -> Response
     return Response(body, status, media_type="application/json", headers=dict(headers))
 
 
-def cached_page(request: Request, found: Page, cache_control: str) -> Response:
-    """A page with what a shared cache needs to hold, revalidate and purge it."""
+def cached_page(request: Request, found: Found[Page], cache_control: str) -> Response:
+    """A page with what a shared cache needs to hold, revalidate and purge it; a 304 has it too."""
+    page = found.value
     headers = {
         "cache-control": cache_control,
-        "etag": found.etag,
-        "cache-tag": ",".join(found.tags),
+        "etag": page.etag,
+        "cache-tag": ",".join(page.tags),
+        POSITION_HEADER: str(found.position),
     }
-    if _matches(request.headers.get("if-none-match"), found.etag):
+    if _matches(request.headers.get("if-none-match"), page.etag):
         return Response(status_code=304, headers=headers)
-    return json_bytes(found.body, 200, headers)
+    return json_bytes(page.body, 200, headers)
 
 
 def problem(error: Problem) -> Response:

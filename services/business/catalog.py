@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from services.business.answers import cached_page, document, render
 from services.business.documents import Part, product_document
-from services.business.requests import read_slug
+from services.business.requests import read_position, read_slug
 from services.business.schemas import StockDocument, VariantStock
 from services.business.shop import Shop
 from services.data.db import Reader
@@ -53,10 +53,12 @@ async def show_product(shop: Shop, request: Request) -> Response:
         found = await gather_product(reader, slug)
         return (found, found.tags) if found is not None else None
 
-    found = await shop.pages.get(slug, load, keep=lambda loaded: not loaded.degraded)
+    found = await shop.pages.get(
+        slug, load, needed=read_position(request), keep=lambda loaded: not loaded.degraded
+    )
     if found is None:
         raise NotFound(f"There is no product {slug!r}.")
-    cache_control = DEGRADED_CACHE_CONTROL if found.degraded else PAGE_CACHE_CONTROL
+    cache_control = DEGRADED_CACHE_CONTROL if found.value.degraded else PAGE_CACHE_CONTROL
     return cached_page(request, found, cache_control)
 
 

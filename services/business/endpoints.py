@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypedDict
 
+import orjson
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services import problems
 from services.business import catalog, identities, lists, operators, orders, payments, schemas
+from services.business.answers import json_bytes
 from services.business.shop import Shop
 from services.problems import Problem
 
@@ -19,9 +21,20 @@ Handler = Callable[[Shop, Request], Awaitable[Response]]
 Guard = Literal["nobody", "customer", "operator", "optional customer"]
 
 
+class PageRule(TypedDict):
+    """A page's path with its parameters in braces, and the query parameters that matter to it."""
+
+    path: str
+    query: list[str]
+
+
 @dataclass(frozen=True)
 class Endpoint:
-    """A route. answers: what each status carries; problems: what can go wrong beyond the usual."""
+    """A route. answers: what each status carries; problems: what can go wrong beyond the usual.
+
+    page: the same for everybody, told apart by its path and the parameters of `query` alone, and
+    sent with what a shared cache needs to hold, revalidate and purge it.
+    """
 
     method: str
     path: str
@@ -32,7 +45,7 @@ class Endpoint:
     query: type[BaseModel] | None = None
     guard: Guard = "nobody"
     idempotent: bool = False
-    conditional: bool = False
+    page: bool = False
 
     @property
     def summary(self) -> str:
@@ -66,7 +79,7 @@ PUBLIC: Final = (
         {200: schemas.ProductListDocument},
         (problems.InvalidRequest,),
         query=schemas.ListQuery,
-        conditional=True,
+        page=True,
     ),
     Endpoint(
         "GET",
@@ -74,7 +87,7 @@ PUBLIC: Final = (
         catalog.show_product,
         {200: schemas.ProductDocument},
         (problems.NotFound,),
-        conditional=True,
+        page=True,
     ),
     Endpoint(
         "GET",
@@ -88,7 +101,7 @@ PUBLIC: Final = (
         "/categories",
         lists.show_categories,
         {200: schemas.CategoryListDocument},
-        conditional=True,
+        page=True,
     ),
     Endpoint(
         "POST",
@@ -157,7 +170,24 @@ PUBLIC: Final = (
     ),
 )
 
+
+def page_rules() -> list[PageRule]:
+    """Which paths are pages, and the query parameters that tell them apart."""
+    return [
+        {"path": page.path, "query": list(page.query.model_fields) if page.query else []}
+        for page in PUBLIC
+        if page.page
+    ]
+
+
+async def show_pages(_: Shop, __: Request) -> Response:
+    """GET /internal/pages: what access may hold, and by which parameters it tells pages apart."""
+    body = orjson.dumps({"pages": page_rules()})
+    return json_bytes(body, 200, {"cache-control": "no-store"})
+
+
 # Answered to access only; not part of the public document.
 INTERNAL: Final = (
     Endpoint("GET", "/internal/identities/{token_sha256}", identities.show_identity, {}),
+    Endpoint("GET", "/internal/pages", show_pages, {}),
 )

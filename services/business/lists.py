@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from services.business.answers import cached_page, render
 from services.business.documents import list_item
-from services.business.requests import read_query
+from services.business.requests import read_position, read_query
 from services.business.schemas import (
     CategoryDocument,
     CategoryListDocument,
@@ -47,7 +47,7 @@ async def show_products(shop: Shop, request: Request) -> Response:
         tags = [PRODUCTS_TAG] if query.category is None else [category_tag(query.category)]
         return page(render(found), tags), tags
 
-    found = await shop.lists.get(key, load)
+    found = await shop.lists.get(key, load, needed=read_position(request))
     if found is None:
         raise NotFound
     return cached_page(request, found, LIST_CACHE_CONTROL)
@@ -66,7 +66,7 @@ async def show_categories(shop: Shop, request: Request) -> Response:
         ]
         return page(render(CategoryListDocument(items=items)), [PRODUCTS_TAG]), [PRODUCTS_TAG]
 
-    found = await shop.lists.get("categories", load)
+    found = await shop.lists.get("categories", load, needed=read_position(request))
     if found is None:
         raise NotFound
     return cached_page(request, found, LIST_CACHE_CONTROL)

@@ -134,7 +134,7 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     if endpoint.idempotent:
         schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
         parameters.append(_parameter("header", "Idempotency-Key", schema))
-    if endpoint.conditional:
+    if endpoint.page:
         schema = {"type": "string"}
         parameters.append(_parameter("header", "If-None-Match", schema, required=False))
     return parameters
@@ -167,7 +167,7 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
             "description": model.__doc__ or model.__name__,
             "content": {"application/json": {"schema": _ref(model)}},
         }
-    if endpoint.conditional:
+    if endpoint.page:
         responses["304"] = {"description": "What If-None-Match names is still what is here."}
     for status, kinds in _problems_by_status(endpoint).items():
         responses[str(status)] = {

@@ -29,6 +29,8 @@ M = TypeVar("M", bound=BaseModel)
 
 BODY_LIMIT_BYTES: Final = 65_536  # fifty lines of an order are 5 KB
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
+MIN_POSITION_HEADER: Final = "x-internal-min-position"
+POSITION_FORM: Final = re.compile(r"[0-9]{1,19}")
 # A body can be wrong in thousands of places, and its names can be long: the answer stays short.
 ERRORS_MAX: Final = 20
 FIELD_MAX: Final = 200
@@ -66,6 +68,18 @@ def read_query(request: Request, model: type[M]) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         raise InvalidRequest(errors=_errors(error, "")) from None
+
+
+def read_position(request: Request) -> int:
+    """In bytes of WAL, what the answer must not be behind: access has heard of a purge there.
+
+    Only access can say so; if it does so wrongly, an answer from the past would hide that.
+    """
+    text = request.headers.get(MIN_POSITION_HEADER, "0")
+    if not POSITION_FORM.fullmatch(text):
+        detail = "must be a position in bytes"
+        raise InvalidRequest(errors=[{"field": MIN_POSITION_HEADER, "detail": detail}])
+    return int(text)
 
 
 def read_slug(request: Request) -> str:

@@ -13,7 +13,7 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -53,6 +53,21 @@ class Entry(msgspec.Struct, Generic[T]):
     size_bytes: int = 0
 
 
+class Found(NamedTuple, Generic[T]):
+    """A value, and the position in bytes of WAL that it is not behind."""
+
+    value: T
+    position: int
+
+
+class _Loading(Generic[T]):
+    """A load under way: what it needs rises with those who join it."""
+
+    def __init__(self, needed: int) -> None:
+        self.needed = needed
+        self.task: asyncio.Task[Entry[T | None]]
+
+
 class Cache(Generic[T]):
     """Values of one kind under `name:key`; version is raised when the shape of T changes.
 
@@ -83,7 +98,7 @@ class Cache(Generic[T]):
         self._expiries: list[tuple[float, str]] = []  # a heap; also of what is gone already
         self._keys_by_tag: dict[str, set[str]] = {}
         self._purged: OrderedDict[str, int] = OrderedDict()
-        self._loading: dict[str, asyncio.Task[T | None]] = {}
+        self._loading: dict[str, _Loading[T]] = {}
         self._decode = msgspec.msgpack.Decoder(Entry[kind]).decode  # type: ignore[valid-type]
         self._encode = msgspec.msgpack.Encoder().encode
         self._stream = stream
@@ -94,24 +109,24 @@ class Cache(Generic[T]):
         key: str,
         load: Load[T],
         *,
+        needed: int = 0,
         keep: Callable[[T], bool] = lambda _: True,
-    ) -> T | None:
+    ) -> Found[T] | None:
         """The value under key, or what `load` returns: a value and its tags, None if there is none.
 
         load is given something to read from that has replayed the purges of those tags. One load a
         key runs at a time and serves all who wait. A value for which keep() is false is not held.
+        What is returned is not behind `needed`, a purge that the caller may have heard of first.
         """
-        entry = self._memory.get(key)
-        if entry is not None and self._fresh(entry):
-            self._memory.move_to_end(key)
-            return entry.value
-        task = self._loading.get(key)
-        if task is None:
-            task = asyncio.create_task(self._fill(key, load, keep))
-            self._loading[key] = task
-            task.add_done_callback(lambda done: self._loaded(key, done))
-        # A reader that gives up must not take the load away from the others.
-        return await asyncio.shield(task)
+        while True:
+            entry = self._memory.get(key)
+            if entry is not None and entry.position >= needed and self._fresh(entry):
+                self._memory.move_to_end(key)
+            else:
+                entry = await self._loaded(key, load, keep, needed)
+            # A load may have been too far on to heed who joined it: then it is that one's turn.
+            if entry.position >= needed:
+                return None if entry.value is None else Found(entry.value, entry.position)
 
     def purge(self, tags: list[str], position: int) -> None:
         """Drop what carries one of the tags, and remember up to where it is old."""
@@ -122,7 +137,20 @@ class Cache(Generic[T]):
         while len(self._purged) > PURGES_KEPT:
             self._purged.popitem(last=False)
 
-    def _loaded(self, key: str, task: asyncio.Task[T | None]) -> None:
+    async def _loaded(
+        self, key: str, load: Load[T], keep: Callable[[T], bool], needed: int
+    ) -> Entry[T | None]:
+        """Join the load of this key that is under way, or begin one."""
+        loading = self._loading.get(key)
+        if loading is None:
+            loading = self._loading[key] = _Loading(needed)
+            loading.task = asyncio.create_task(self._fill(key, load, keep, loading))
+            loading.task.add_done_callback(lambda task: self._ended(key, task))
+        loading.needed = max(loading.needed, needed)
+        # A reader that gives up must not take the load away from the others.
+        return await asyncio.shield(loading.task)
+
+    def _ended(self, key: str, task: asyncio.Task[Entry[T | None]]) -> None:
         del self._loading[key]
         if not task.cancelled():
             task.exception()  # seen: whoever waited has had it raised, and maybe nobody waited
@@ -135,27 +163,29 @@ class Cache(Generic[T]):
         verified = since is not None and age_s < time.monotonic() - since
         return verified or age_s < UNVERIFIED_TTL_S
 
-    async def _fill(self, key: str, load: Load[T], keep: Callable[[T], bool]) -> T | None:
+    async def _fill(
+        self, key: str, load: Load[T], keep: Callable[[T], bool], loading: _Loading[T]
+    ) -> Entry[T | None]:
         # The leader's deadline is its own; those who joined it may have more time.
         current_deadline.set(Deadline.after(LOAD_TIMEOUT_S))
         stored = await self._from_valkey(key)
-        if stored is not None:
+        if stored is not None and stored.position >= loading.needed:
             self._remember(key, stored)
-            return stored.value
-        entry = await self._load(load, 0)
-        behind = await self._purges_of(entry.tags)
+            return stored
+        entry = await self._load(load, loading.needed)
+        behind = max(await self._purges_of(entry.tags), loading.needed)
         for _ in range(RELOADS):
             if entry.position >= behind:
                 break
             entry = await self._load(load, behind)
             # A purge may have come meanwhile, and after it readers who must not get the past.
-            behind = self._purges_known(entry.tags)
+            behind = max(self._purges_known(entry.tags), loading.needed)
         if entry.value is None:
             self._remember(key, entry, ttl_s=MISSING_TTL_S)
         elif keep(entry.value) and entry.position >= self._purges_known(entry.tags):
             self._remember(key, entry)
             await self._to_valkey(key, entry)
-        return entry.value
+        return entry
 
     async def _load(self, load: Load[T], needed: int) -> Entry[T | None]:
         """Load from nodes that have replayed `needed`.

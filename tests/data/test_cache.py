@@ -106,9 +106,14 @@ def cache(make_cache: MakeCache) -> Cache[Thing]:
     return make_cache()
 
 
-async def text_of(cache: Cache[Thing], source: Source, key: str = "key") -> str | None:
-    found = await cache.get(key, source.load)
-    return found.text if found is not None else None
+async def text_of(
+    cache: Cache[Thing], source: Source, key: str = "key", *, needed: int = 0
+) -> str | None:
+    found = await cache.get(key, source.load, needed=needed)
+    if found is None:
+        return None
+    assert found.position >= needed
+    return found.value.text
 
 
 async def settle_positions(store: Store) -> int:
@@ -229,7 +234,7 @@ async def test_nor_what_was_read_before_a_second_purge(
             heard(stream, source.tag, position=FAR + source.loads, sequence=1 + source.loads)
         return found
 
-    assert await cache.get("key", load) == Thing("after purge 2")
+    assert await cache.get("key", load) == (Thing("after purge 2"), FAR + 2)
     assert source.loads == 3
 
 
@@ -243,7 +248,9 @@ async def test_purges_without_end_do_not_hold_up_a_reader(
         heard(stream, source.tag, position=FAR + source.loads, sequence=1 + source.loads)
         return found
 
-    assert await cache.get("key", load) == Thing("old")
+    found = await cache.get("key", load)
+    assert found is not None
+    assert found == (Thing("old"), FAR + RELOADS)  # and it says that it is behind the last purge
     assert source.loads == 1 + RELOADS
     assert not cache._memory
 
@@ -270,6 +277,77 @@ async def test_a_value_behind_its_purge_is_read_from_a_node_that_has_replayed_it
     assert source.loads == 2  # which is believed to be as new as asked for
 
 
+async def test_a_value_that_is_behind_what_a_reader_needs_is_not_used(
+    make_cache: MakeCache, store: Store
+) -> None:
+    """Access may hear of a purge before this process does; whoever needs less is not disturbed."""
+    source, one, other = Source(), make_cache(), make_cache()
+    for cache in (one, other):
+        assert await text_of(cache, source) == "old"
+    source.text = "new"
+    needed = await settle_positions(store) + 2**40
+    assert await text_of(other, source) == "old"
+    assert await text_of(one, source, needed=needed) == "new"  # not from memory, nor from Valkey
+    assert source.loads == 2
+    assert await text_of(one, source, needed=needed) == "new"
+    assert await text_of(other, source, needed=needed) == "new"  # which the other has stored
+    assert source.loads == 2
+
+
+async def test_a_value_that_is_new_enough_is_used_as_before(
+    cache: Cache[Thing], store: Store
+) -> None:
+    needed = await settle_positions(store)
+    source = Source()
+    for _ in range(3):
+        assert await text_of(cache, source, needed=needed) == "old"
+    assert source.loads == 1
+
+
+async def test_that_something_is_missing_is_asked_again_by_who_needs_a_newer_word(
+    cache: Cache[Thing],
+) -> None:
+    source = Source(text="")
+    assert await text_of(cache, source) is None
+    source.text = "new"
+    assert await text_of(cache, source) is None
+    assert await text_of(cache, source, needed=FAR) == "new"
+
+
+async def test_who_needs_more_than_a_load_that_is_under_way_gets_what_it_needs(
+    cache: Cache[Thing],
+) -> None:
+    source = Source()
+    source.let_go.clear()
+    before = asyncio.create_task(text_of(cache, source))
+    await source.reading.wait()  # "old", from where it is nearest
+    source.text = "new"
+    after = [asyncio.create_task(text_of(cache, source, needed=FAR + n)) for n in range(20)]
+    await asyncio.sleep(0)  # they have joined
+    source.let_go.set()
+    assert await asyncio.gather(*after) == ["new"] * 20
+    await before
+    assert source.loads == 2
+
+
+async def test_and_so_does_who_comes_when_that_load_has_made_its_last_check(
+    cache: Cache[Thing],
+) -> None:
+    source, late = Source(), list[asyncio.Task[str | None]]()
+
+    def keep(_: Thing) -> bool:  # asked when no purge was found, just before the value is held
+        if not late:
+            source.text = "new"
+            late.append(asyncio.create_task(text_of(cache, source, needed=FAR)))
+        return True
+
+    found = await cache.get("key", source.load, keep=keep)
+    assert found is not None
+    assert found.value == Thing("old")
+    assert await late[0] == "new"
+    assert source.loads == 2
+
+
 async def test_what_is_not_there_is_remembered_shortly(cache: Cache[Thing], valkey: Redis) -> None:
     source = Source(text="")
     assert await text_of(cache, source) is None
@@ -288,7 +366,8 @@ async def test_a_value_that_is_not_to_be_kept_is_loaded_each_time(cache: Cache[T
     source = Source()
     for _ in range(2):
         found = await cache.get("key", source.load, keep=lambda _: False)
-        assert found == Thing("old")
+        assert found is not None
+        assert found.value == Thing("old")
     assert source.loads == 2
 
 
