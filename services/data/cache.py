@@ -179,7 +179,7 @@ class Cache(Generic[T]):
                 break
             entry = await self._load(load, behind)
             # A purge may have come meanwhile, and after it readers who must not get the past.
-            behind = max(self._purges_known(entry.tags), loading.needed)
+            behind = self._purges_known(entry.tags)
         if entry.value is None:
             self._remember(key, entry, ttl_s=MISSING_TTL_S)
         elif keep(entry.value) and entry.position >= self._purges_known(entry.tags):

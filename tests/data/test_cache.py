@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from services.data.cache import ENTRY_BYTES, RELOADS, Cache, Entry
+from services.data.cache import ENTRY_BYTES, RELOADS, UNVERIFIED_TTL_S, Cache, Entry
 from services.data.db import Reader
 from services.data.store import Store
 from services.data.tags import POSITION_KEY
@@ -287,7 +287,9 @@ async def test_a_value_that_is_behind_what_a_reader_needs_is_not_used(
     source.text = "new"
     needed = await settle_positions(store) + 2**40
     assert await text_of(other, source) == "old"
+    started_at = time.monotonic()
     assert await text_of(one, source, needed=needed) == "new"  # not from memory, nor from Valkey
+    assert time.monotonic() - started_at < UNVERIFIED_TTL_S / 2  # nor when they have expired
     assert source.loads == 2
     assert await text_of(one, source, needed=needed) == "new"
     assert await text_of(other, source, needed=needed) == "new"  # which the other has stored
