@@ -203,6 +203,9 @@ class Page:
         self.retry_at = 0.0
 
     def fetch_failed(self, now: float) -> None:
+        """Use it without waiting for the next fetch, which is tried after a while."""
+        if now < self.retry_at:
+            return  # another one that waited for the same fetch has said so
         self.retry_s = min(RETRY_MAX_S, max(RETRY_MIN_S, 2 * self.retry_s))
         self.retry_at = now + self.retry_s
 

@@ -32,19 +32,22 @@ class Purges:
         self._floor = Purge(0, 0, float("-inf"))
         self._put_off: dict[str, int] = {}
 
-    def put_off_s(self, tag: str, position: int, now: float) -> float | None:
-        """Whether a purge waits for others of its tag: seconds from now, None if it acts at once.
+    def joined(self, tag: str, position: int) -> bool:
+        """Whether a purge takes effect together with one that was put off before it."""
+        waiting = self._put_off.get(tag)
+        if waiting is None:
+            return False
+        self._put_off[tag] = max(position, waiting)
+        return True
 
-        0.0: it waits with one that was put off before it.
-        """
-        last = self._purged.get(tag)
-        if tag in self._put_off:
-            self._put_off[tag] = max(position, self._put_off[tag])
+    def put_off(self, tag: str, position: int, now: float) -> float:
+        """Seconds after which a purge has to be acted on; 0.0: at once."""
+        last = self._purged.get(tag, self._floor)
+        wait_s = last.acted_at + TOGETHER_S - now
+        if wait_s <= 0:
             return 0.0
-        if last is None or now - last.acted_at >= TOGETHER_S:
-            return None
         self._put_off[tag] = position
-        return last.acted_at + TOGETHER_S - now
+        return wait_s
 
     def act(self, tag: str, position: int, now: float) -> int:
         """Remember a purge that takes effect now, with what was put off; returns its position."""
