@@ -7,8 +7,8 @@ import math
 import select
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator
-from typing import Final, Protocol, cast
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import Any, Final, Protocol, cast
 
 import httptools
 
@@ -18,6 +18,8 @@ from services.exchange import (
     BadAnswer,
     Body,
     BodyMismatch,
+    Caller,
+    ClosedIdle,
     ConnectionLost,
     ExchangeError,
     Headers,
@@ -104,7 +106,7 @@ class Connection(asyncio.Protocol):
         self._readable = select.poll()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
-        self._answer: asyncio.Future[Response | Stream] | None = None
+        self._caller: Caller | None = None  # of the exchange that runs
         self._writable: asyncio.Future[None] | None = None
         self._sender: asyncio.Task[None] | None = None
         self._paused = False
@@ -132,13 +134,17 @@ class Connection(asyncio.Protocol):
         length: int | None,
         has_answer_body: bool,
         streamed: bool,
+        repeatable: bool,
         deadline_at: float,
         patience: Patience,
-    ) -> asyncio.Future[Response | Stream]:
-        """Send a request; the future ends with its answer, or with an Unknown.
+        caller: Caller,
+    ) -> None:
+        """Send a request; the caller gets its answer (streamed: a Stream), or an Unknown.
 
         A body of bytes is in `head` or follows it; length is only for one that is iterated.
         """
+        self._caller = caller
+        self._repeatable = repeatable
         self._has_answer_body = has_answer_body
         self._streamed = streamed
         self._stream: Stream | None = None
@@ -150,7 +156,6 @@ class Connection(asyncio.Protocol):
         self._head_bytes = self._body_bytes = self._fed_bytes = self._interim = 0
         self._head_done = self._done = self._surplus = self._keep = False
         self._sent = isinstance(body, bytes)
-        self._answer = answer = self._loop.create_future()
         self._expect_within(patience.first_byte_s if self._sent else math.inf)
         if isinstance(body, bytes) and body:
             self._transport.writelines((head, body))
@@ -158,11 +163,15 @@ class Connection(asyncio.Protocol):
             self._transport.write(head)
         if not isinstance(body, bytes):
             self._sender = self._loop.create_task(self._send(body, length))
-        return answer
 
-    def cancel(self, answer: asyncio.Future[Response | Stream]) -> None:
-        """The caller stopped waiting: an exchange that still runs takes its connection along."""
-        if self._answer is answer:
+    def carries(self, caller: Caller) -> bool:
+        """Whether the exchange that runs is this caller's."""
+        return self._caller is caller
+
+    def cancel(self, caller: Caller) -> None:
+        """The caller stopped waiting, and is not called any more; a running exchange ends."""
+        if self._caller is caller:
+            self._caller = None
             self.drop()
 
     def drop(self, error: BaseException | None = None) -> None:
@@ -173,23 +182,32 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
         if self._timer is not None:
             self._timer.cancel()
-        self._end_exchange(error or ConnectionLost("the connection was given up"))
-        # The parser holds this object's methods: a cycle that need not wait for the collector.
-        self._parser = None  # type: ignore[assignment]
-        self._owner.ended(self)
-
-    def _end_exchange(self, error: BaseException) -> None:
-        answer, self._answer = self._answer, None
         if self._sender is not None:
             self._sender.cancel()
             self._sender = None
-        if answer is None:
-            return
-        if not answer.done():
-            answer.set_exception(error)
+        # The parser holds this object's methods: a cycle that need not wait for the collector.
+        self._parser = None  # type: ignore[assignment]
+        self._owner.ended(self)
+        caller, self._caller = self._caller, None
+        if caller is not None:
+            self._fail(caller, error or ConnectionLost("the connection was given up"))
+
+    def _fail(self, caller: Caller, error: BaseException) -> None:
+        if not caller.done():
+            # What an iterated body raises is the caller's own, and only futures come with one.
+            self._tell(caller.set_exception, cast(ExchangeError, error))
         elif self._stream is not None:
             unknown = error if isinstance(error, ExchangeError) else ConnectionLost(str(error))
             self._stream._end(unknown)
+
+    def _tell(self, say: Callable[[Any], None], what: object) -> None:
+        """Call back; what is wrong with the caller is not to break the connection."""
+        try:
+            say(what)
+        except Exception as error:
+            self._loop.call_exception_handler(
+                {"message": "a caller failed at its answer", "exception": error, "protocol": self}
+            )
 
     async def _send(self, body: AsyncIterable[bytes], length: int | None) -> None:
         left_bytes = length
@@ -238,7 +256,7 @@ class Connection(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, math.inf
-        if self._answer is None:
+        if self._caller is None:
             return
         if time.monotonic() < self._expires_at:
             if self._expires_at != math.inf:
@@ -251,7 +269,7 @@ class Connection(asyncio.Protocol):
     # What the transport says
 
     def data_received(self, data: bytes) -> None:
-        if self._answer is None:
+        if self._caller is None:
             self.drop()  # nothing was asked for: a 408 before closing, or a server out of step
             return
         self._fed_bytes += len(data)
@@ -273,26 +291,34 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.alive:
             return
-        if self._answer is not None and exc is None and self._ends_with_connection():
+        if self._caller is not None and exc is None and self._ends_with_connection():
             self._keep = False
             self._finish()
             return
-        sending = self._answer is not None and not self._sent
-        kind = SendingLost if sending else ConnectionLost
-        error = kind(f"the connection ended: {exc}" if exc else "the server closed the connection")
+        error = self._kind_of_loss()(
+            f"the connection ended: {exc}" if exc else "the server closed the connection"
+        )
         error.__cause__ = exc
         self.drop(error)
 
+    def _kind_of_loss(self) -> type[ConnectionLost]:
+        if self._caller is None:
+            return ConnectionLost
+        if not self._sent:
+            return SendingLost
+        closed_idle = self._repeatable and self.served > 0 and self._fed_bytes == 0
+        return ClosedIdle if closed_idle else ConnectionLost
+
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
-        if self._answer is not None:
+        if self._caller is not None:
             self._expect_within(self._patience.write_s)
 
     def resume_writing(self) -> None:
         writable, self._writable = self._writable, None
         if writable is not None and not writable.done():
             writable.set_result(None)
-        if self._answer is not None:
+        if self._caller is not None:
             self._expect_within(self._patience.first_byte_s if self._sent else math.inf)
 
     def resume_reading(self) -> None:
@@ -300,11 +326,6 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
             self._expect_within(self._patience.between_s)
-
-    @property
-    def silent(self) -> bool:
-        """Whether not a byte of the last answer has come."""
-        return self._fed_bytes == 0
 
     # What the parser says
 
@@ -332,9 +353,9 @@ class Connection(asyncio.Protocol):
             raise BadAnswer("the header section is too long")
         self._status = status
         self._head_done = True
-        if self._streamed and self._answer is not None and not self._answer.done():
+        if self._streamed and self._caller is not None and not self._caller.done():
             self._stream = Stream(status, self._headers, self)
-            self._answer.set_result(self._stream)
+            cast(asyncio.Future[Stream], self._caller).set_result(self._stream)
         if not self._has_answer_body:  # the parser does not know that this answers a HEAD
             self._keep = self._parser.should_keep_alive()
             self._done = True
@@ -370,14 +391,15 @@ class Connection(asyncio.Protocol):
         return self._head_done and not any(name in framed for name, _ in self._headers)
 
     def _finish(self) -> None:
-        answer, self._answer = self._answer, None
+        caller, self._caller = self._caller, None
         self.served += 1
-        if self._stream is not None:
-            self._stream._end()
-        elif answer is not None and not answer.done():
-            chunks = self._chunks
+        stream, chunks = self._stream, self._chunks
+        response = None
+        if stream is not None:
+            stream._end()
+        else:
             body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            answer.set_result(Response(self._status, self._headers, body))
+            response = Response(self._status, self._headers, body)
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
@@ -387,3 +409,6 @@ class Connection(asyncio.Protocol):
             self._owner.released(self)
         else:
             self.drop()
+        # Last: the caller may begin its next exchange here, on this very connection.
+        if response is not None and caller is not None and not caller.done():
+            self._tell(caller.set_result, response)

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 Headers = list[tuple[bytes, bytes]]
 Body = bytes | AsyncIterable[bytes]
@@ -67,6 +67,13 @@ class ConnectionLost(Unknown):
     """The connection ended before the answer did; its cause is the system's error, if any."""
 
 
+class ClosedIdle(ConnectionLost):
+    """A connection used before ended without a byte of this answer, and the method is idempotent.
+
+    Most likely the server closed it while it was idle: safe to send once more, on a fresh one.
+    """
+
+
 class SendingLost(ConnectionLost):
     """The connection ended before the whole request was sent."""
 
@@ -111,6 +118,21 @@ class Response:
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header, by its lower-case name."""
         return next((value for key, value in self.headers if key == name), None)
+
+
+class Caller(Protocol):
+    """Who waits for an exchange without a task; a future is one too.
+
+    One of set_result and set_exception is called, once, from the connection's own callback after
+    the connection was released: the next exchange may be begun in it.
+    """
+
+    def set_result(self, result: Response, /) -> None: ...
+
+    def set_exception(self, error: ExchangeError, /) -> None: ...
+
+    def done(self) -> bool:
+        """Whether it has stopped waiting: then nothing is called."""
 
 
 _names: set[bytes] = set()  # header names found good; bounded, so that no caller can grow it

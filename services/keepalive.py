@@ -21,6 +21,8 @@ from services.exchange import (
     BadAnswer,
     Body,
     BodyMismatch,
+    Caller,
+    ClosedIdle,
     ConnectFailed,
     ConnectionLost,
     ConnectTimedOut,
@@ -43,6 +45,8 @@ __all__ = [
     "AnswerTimedOut",
     "BadAnswer",
     "BodyMismatch",
+    "Caller",
+    "ClosedIdle",
     "ConnectFailed",
     "ConnectTimedOut",
     "ConnectionLost",
@@ -192,6 +196,53 @@ class Pool:
         )
         return cast(Stream, answer)
 
+    def begin(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        body: bytes = b"",
+        *,
+        deadline: Deadline,
+        caller: Caller,
+    ) -> bool:
+        """Send a request at once, if a live connection is idle; without task, wait or repetition.
+
+        True: it was written, and the caller will be called, once; ClosedIdle then tells it that
+        request() may carry it out after all. False: use request(), nothing has happened.
+        Raises UnsafeRequest.
+        """
+        now = time.monotonic()
+        left_ms = (deadline.at - now) * 1000 - (self._hop_ms or 0)
+        if left_ms <= 0 or self._closed:
+            return False
+        repeatable = method in IDEMPOTENT
+        head = render_head(method, target, headers, self._framing(method, body, None, None))
+        connection = self._take_idle(now, repeatable=repeatable)
+        if connection is None:
+            return False
+        joined = len(body) <= JOINED_BODY_BYTES
+        told = self._told(head, deadline)
+        connection.start(
+            told + body if joined else told,
+            b"" if joined else body,
+            length=None,
+            has_answer_body=method != b"HEAD",
+            streamed=False,
+            repeatable=repeatable,
+            deadline_at=deadline.at,
+            patience=self._patience,
+            caller=caller,
+        )
+        return True
+
+    def abandon(self, caller: Caller) -> None:
+        """The caller of begin() stopped waiting, and is not called: its connection ends."""
+        for connection in self._busy:
+            if connection.carries(caller):
+                connection.cancel(caller)
+                return
+
     async def aclose(self) -> None:
         """End every connection, and every request that waits for one."""
         self._closed = True
@@ -222,31 +273,33 @@ class Pool:
         head = render_head(method, target, headers, self._framing(method, body, length, host))
         repeatable = isinstance(body, bytes) and method in IDEMPOTENT
         joined = isinstance(body, bytes) and len(body) <= JOINED_BODY_BYTES
+        loop = asyncio.get_running_loop()
         lost: ConnectionLost | None = None
         while True:
             connection = await self._take(deadline, patience, repeatable=repeatable, lost=lost)
             self._check_time_left(connection, deadline, lost)
-            reused = connection.served > 0
             told = self._told(head, deadline)
-            answer = connection.start(
+            answer: asyncio.Future[Response | Stream] = loop.create_future()
+            connection.start(
                 told + cast(bytes, body) if joined else told,
                 b"" if joined else body,
                 length=length,
                 has_answer_body=method != b"HEAD",
                 streamed=streamed,
+                repeatable=repeatable,
                 deadline_at=deadline.at,
                 patience=patience,
+                caller=answer,
             )
             try:
                 return await answer
             except asyncio.CancelledError:
                 connection.cancel(answer)
                 raise
-            except ConnectionLost as error:
-                # Most likely the server closed it while it was idle: once more, on a fresh one.
-                if lost is not None or not (reused and repeatable and connection.silent):
+            except ClosedIdle as error:
+                if lost is not None:
                     raise
-                lost = error
+                lost = error  # once more, on a fresh one
                 self.retried_total += 1
 
     def _check_time_left(
@@ -303,27 +356,36 @@ class Pool:
                 raise PoolClosed("the pool is closed")
             if now >= deadline.at:
                 raise PoolTimedOut("the deadline had passed before anything was sent")
-            connection: Connection | None
-            if self._idle and not fresh:
-                connection = self._idle.pop()
-                self._busy.add(connection)
-                if now - connection.idle_since > self._idle_s or now >= connection.retire_at:
-                    connection.drop()
-                    continue
-            else:
-                if self._idle and self.open >= self.size:
-                    self._idle[0].drop()
-                connection = await self._wait(deadline, patience)
-                if connection is None:
-                    return await self._connect(deadline, patience)
-            if not connection.alive:
-                continue
-            # What can not be repeated is not sent into a connection that shows signs of an end.
-            if not repeatable and connection.unread():
+            connection = None if fresh else self._take_idle(now, repeatable=repeatable)
+            if connection is not None:
+                return connection
+            if self._idle and self.open >= self.size:
+                self._idle[0].drop()
+            connection = await self._wait(deadline, patience)
+            if connection is None:
+                return await self._connect(deadline, patience)
+            if self._is_usable(connection, repeatable=repeatable):
+                return connection
+
+    def _take_idle(self, now: float, *, repeatable: bool) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            self._busy.add(connection)
+            if now - connection.idle_since > self._idle_s or now >= connection.retire_at:
                 connection.drop()
-                continue
-            self.reused_total += 1
-            return connection
+            elif self._is_usable(connection, repeatable=repeatable):
+                return connection
+        return None
+
+    def _is_usable(self, connection: Connection, *, repeatable: bool) -> bool:
+        if not connection.alive:
+            return False
+        # What can not be repeated is not sent into a connection that shows signs of an end.
+        if not repeatable and connection.unread():
+            connection.drop()
+            return False
+        self.reused_total += 1
+        return True
 
     async def _wait(self, deadline: Deadline, patience: Patience) -> Connection | None:
         """A connection that became free, or None: a place in which to make one."""

@@ -7,7 +7,7 @@ import itertools
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,9 +22,11 @@ from services.keepalive import (
     AnswerTimedOut,
     BadAnswer,
     BodyMismatch,
+    ClosedIdle,
     ConnectFailed,
     ConnectionLost,
     ConnectTimedOut,
+    ExchangeError,
     NotSent,
     Patience,
     Pool,
@@ -861,3 +863,247 @@ async def test_a_closed_pool_ends_those_who_wait_and_takes_nobody() -> None:
         with pytest.raises(PoolClosed):
             await get(pool)
         assert pool.open == 0
+
+
+# Exchanges that are begun: without a task, answered by a call
+
+
+class Called:
+    """A caller that keeps what it was told; then() runs inside the call."""
+
+    def __init__(self, then: Callable[[], None] | None = None) -> None:
+        self.told: list[Response | ExchangeError] = []
+        self.gone = False
+        self._then = then
+
+    def set_result(self, result: Response) -> None:
+        self._tell(result)
+
+    def set_exception(self, error: ExchangeError) -> None:
+        self._tell(error)
+
+    def done(self) -> bool:
+        return self.gone
+
+    def _tell(self, what: Response | ExchangeError) -> None:
+        self.told.append(what)
+        if self._then is not None:
+            self._then()
+
+    async def answered(self) -> Response | ExchangeError:
+        await until(lambda: bool(self.told), within_s=5, what="the caller is called")
+        assert len(self.told) == 1
+        return self.told[0]
+
+
+def begin(
+    pool: Pool, caller: Called, method: bytes = b"GET", body: bytes = b"", seconds: float = 5
+) -> bool:
+    return pool.begin(
+        method, b"/begun", [(b"x-one", b"1")], body, deadline=Deadline.after(seconds), caller=caller
+    )
+
+
+async def test_what_is_begun_is_written_at_once_and_answered_by_a_call() -> None:
+    async with Upstream() as upstream, pool_to(upstream, hop_ms=100) as pool:
+        await get(pool)
+        caller = Called()
+        assert begin(pool, caller, b"POST", b"body")
+        assert (pool.in_flight, pool.idle) == (1, 0)
+        response = await caller.answered()
+        assert isinstance(response, Response)
+        assert (response.status, response.body) == (200, b"ok")
+        seen = upstream.requests[-1]
+        assert (seen.method, seen.target, seen.body) == (b"POST", b"/begun", b"body")
+        assert seen.names() == {b"host", b"content-length", b"x-one", b"x-deadline-ms"}
+        assert 4000 < int(seen.header(b"x-deadline-ms") or 0) <= 4900
+        assert (pool.opened_total, pool.reused_total, pool.in_flight) == (1, 1, 0)
+
+
+async def test_a_large_body_is_begun_too() -> None:
+    async with Upstream() as upstream, pool_to(upstream) as pool:
+        await get(pool)
+        caller = Called()
+        assert begin(pool, caller, b"PUT", bytes(1_000_000))
+        assert isinstance(await caller.answered(), Response)
+        assert upstream.requests[-1].body == bytes(1_000_000)
+
+
+async def test_nothing_is_begun_without_an_idle_connection_time_or_an_open_pool() -> None:
+    caller = Called()
+    async with Upstream() as upstream, pool_to(upstream, hop_ms=100) as pool:
+        assert not begin(pool, caller)
+        await get(pool)
+        assert not begin(pool, caller, seconds=0.09)
+        pool._idle[0].retire_at = 0.0
+        assert not begin(pool, caller)
+        assert (pool.open, pool.idle, pool.in_flight) == (0, 0, 0)
+        await get(pool)
+        await pool.aclose()
+        assert not begin(pool, caller)
+        assert len(upstream.requests) == 2
+    assert caller.told == []
+
+
+async def test_what_is_begun_does_not_overtake_who_waits() -> None:
+    gate = Gate()
+    async with Upstream(gate) as upstream, pool_to(upstream, 1) as pool:
+        first = asyncio.create_task(get(pool))
+        await gate.holds(1)
+        second = asyncio.create_task(get(pool, b"/second"))
+        await until(lambda: pool.waiting == 1, within_s=5, what="the second waits")
+        first.add_done_callback(lambda _: overtaking.append(begin(pool, Called())))
+        overtaking: list[bool] = []
+        gate.open()
+        await gate.holds(1)
+        assert overtaking == [False]
+        gate.open()
+        await asyncio.gather(first, second)
+
+
+@pytest.mark.parametrize("bad", [b"a\r\nx: y", b"a\nb", b"a\0b"])
+async def test_control_characters_are_not_begun(bad: bytes) -> None:
+    async with Upstream() as upstream, pool_to(upstream) as pool:
+        await get(pool)
+        for target, name, value in (
+            (b"/", b"x", bad),
+            (b"/", b"x" + bad, b"v"),
+            (b"/" + bad, b"x", b"v"),
+        ):
+            with pytest.raises(UnsafeRequest):
+                pool.begin(
+                    b"GET", target, [(name, value)], deadline=Deadline.after(5), caller=Called()
+                )
+        assert (pool.idle, len(upstream.requests)) == (1, 1)
+
+
+async def test_a_caller_may_begin_its_next_exchange_inside_the_call() -> None:
+    async with Upstream() as upstream, pool_to(upstream, 1) as pool:
+        await get(pool)
+        idle: list[int] = []
+
+        def again() -> None:
+            idle.append(pool.idle)
+            if len(idle) < 50:
+                assert begin(pool, caller)
+
+        caller = Called(again)
+        assert begin(pool, caller)
+        await until(lambda: len(idle) == 50, within_s=5, what="the last answer")
+        assert idle == [1] * 50  # free before each call
+        assert all(isinstance(told, Response) for told in caller.told)
+        assert (upstream.connections, pool.idle, pool.in_flight) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("script", [always(answer()), always(None)])
+async def test_a_caller_that_fails_leaves_the_pool_whole(script: Any) -> None:
+    def fail() -> None:
+        raise RuntimeError("a bug of the caller")
+
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    try:
+        async with Upstream() as upstream, pool_to(upstream, 1) as pool:
+            await get(pool)
+            upstream.script = script
+            assert begin(pool, Called(fail))
+            await until(lambda: bool(reported), within_s=5, what="the bug is reported")
+            upstream.script = always(answer())
+            assert pool.in_flight == 0
+            assert (await get(pool)).status == 200
+    finally:
+        asyncio.get_running_loop().set_exception_handler(None)
+    assert str(reported[0]["exception"]) == "a bug of the caller"
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "kind"),
+    [(b"GET", b"", ClosedIdle), (b"PUT", b"x", ClosedIdle), (b"POST", b"x", ConnectionLost)],
+)
+async def test_only_what_is_idempotent_is_said_to_be_safe_to_repeat(
+    method: bytes, body: bytes, kind: type[ExchangeError]
+) -> None:
+    async with Upstream() as upstream, pool_to(upstream) as pool:
+        await get(pool)
+        upstream.script = always(None)
+        caller = Called(lambda: open_then.append(pool.open))
+        open_then: list[int] = []
+        assert begin(pool, caller, method, body)
+        assert type(await caller.answered()) is kind
+        assert open_then == [0]  # the connection's place was free before the call
+        assert pool.retried_total == 0
+
+
+async def test_a_begun_get_that_was_partly_answered_is_not_said_to_be_safe() -> None:
+    async def half(_: Seen) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-le"
+
+    async with Upstream() as upstream, pool_to(upstream) as pool:
+        await get(pool)
+        upstream.script = half
+        caller = Called()
+        assert begin(pool, caller)
+        assert type(await caller.answered()) is ConnectionLost
+
+
+async def test_a_post_is_not_begun_on_a_connection_that_was_closed() -> None:
+    async with Upstream() as upstream, pool_to(upstream) as pool:
+        await _serve_then_close_when_idle(pool, upstream)
+        await asyncio.sleep(0)  # the server's end closes; this end has not looked
+        assert not begin(pool, Called(), b"POST", b"{}")
+        assert pool.open == 0
+
+
+async def test_an_abandoned_exchange_takes_its_connection_along_and_calls_nobody() -> None:
+    gate = Gate()
+    async with Upstream() as upstream, pool_to(upstream, 2) as pool:
+        await get(pool)
+        upstream.script = gate
+        left, other = Called(), asyncio.create_task(get(pool))
+        await gate.holds(1)
+        gate.open()
+        await other
+        assert begin(pool, left)
+        await gate.holds(1)
+        other = asyncio.create_task(get(pool, b"/other"))
+        await gate.holds(2)
+        pool.abandon(left)
+        assert (pool.open, pool.in_flight) == (1, 1)
+        gate.open(1)
+        assert (await other).body == b"/other"
+        pool.abandon(left)  # once more changes nothing
+        assert (left.told, pool.open, pool.idle) == ([], 1, 1)
+
+
+async def test_a_caller_that_is_done_is_not_called() -> None:
+    gate = Gate()
+    async with Upstream() as upstream, pool_to(upstream) as pool:
+        await get(pool)
+        upstream.script = gate
+        caller = Called()
+        assert begin(pool, caller)
+        await gate.holds(1)
+        caller.gone = True
+        gate.open()
+        await until(lambda: pool.idle == 1, within_s=5, what="the answer is there")
+        assert caller.told == []
+
+
+async def test_a_begun_exchange_has_its_deadline() -> None:
+    async with Upstream() as upstream, pool_to(upstream) as pool:
+        await get(pool)
+        upstream.script = Gate()
+        caller = Called()
+        assert begin(pool, caller, seconds=0.05)
+        assert isinstance(await caller.answered(), AnswerTimedOut)
+        assert pool.open == 0
+
+
+async def test_closing_the_pool_tells_the_callers() -> None:
+    async with Upstream() as upstream, pool_to(upstream) as pool:
+        await get(pool)
+        upstream.script = Gate()
+        caller = Called()
+        assert begin(pool, caller)
+        await pool.aclose()
+        assert isinstance(caller.told[0], ConnectionLost)
