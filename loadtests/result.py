@@ -90,7 +90,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     document = {
         "name": name,
-        "commit": _commit(),
+        "commit": commit(),
         "machine": machine(),
         "started_at": started_at.astimezone(UTC).isoformat(timespec="seconds"),
         "settings": dict(settings),
@@ -121,7 +121,7 @@ def _cpu_model() -> str:
     return models[0] if models else platform.processor()
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit, marked where files differ from it; None outside of a repository."""
     git = shutil.which("git")
     if git is None:

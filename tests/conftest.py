@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import figures
 from tests.running_stack import RunningStack, running_stack
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    figures.begins(nodeid)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    figures.reported(report)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    figures.ended(session.config)
 
 
 @pytest.fixture(scope="session")
