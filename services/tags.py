@@ -48,6 +48,7 @@ class TagSubscriber:
         # For each relay that speaks: the sequence number expected next, and when it was heard.
         self._relays: dict[str, tuple[int, float]] = {}
         self._verified_since = float("-inf")
+        self._lost = False
 
     def on_purge(self, purge: Callable[[list[str], int], None]) -> None:
         """Have `purge` called with the tags and the position of each message from now on."""
@@ -66,7 +67,11 @@ class TagSubscriber:
             try:
                 await self._listen()
             except (*LOST, TimeoutError) as error:
-                log.warning("tag stream lost", error=repr(error))
+                if not self._lost:  # said once, not at each try
+                    log.warning("tag stream lost", error=repr(error))
+                self._lost = True
+            except Exception:  # a bug, of whoever purges perhaps: what is held is not certain now
+                log.exception("tag stream broken")
             self._relays.clear()
             await asyncio.sleep(RECONNECT_S)
 
@@ -78,6 +83,9 @@ class TagSubscriber:
                 message = await channel.get_message(timeout=SILENCE_S)
                 if message is not None:
                     heard_at = time.monotonic()
+                    if self._lost:
+                        log.info("tag stream heard again")
+                    self._lost = False
                     self.receive(message["data"])
 
     def receive(self, data: bytes) -> None:

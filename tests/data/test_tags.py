@@ -50,6 +50,32 @@ async def test_messages_travel_with_their_tags_positions_stored_before_them(
     await end_tasks(listening)
 
 
+async def test_a_purge_that_fails_makes_the_past_uncertain_and_does_not_end_the_listening(
+    valkey: Redis,
+) -> None:
+    subscriber, publisher = TagSubscriber(valkey), TagPublisher(valkey, uuid4().hex)
+    tag, tries = uuid4().hex, list[float | None]()
+
+    def purge(tags: list[str], _: int) -> None:
+        if tag in tags:
+            tries.append(subscriber.verified_since())
+            raise LookupError(tag)
+
+    subscriber.on_purge(purge)
+    listening = asyncio.create_task(subscriber.run())
+
+    async def is_heard_twice() -> bool:
+        await publisher.publish([tag], 1)
+        return len(tries) > 1
+
+    await until(is_heard_twice, within_s=PURGE_WITHIN_S, what="it goes on listening")
+    first, second = tries[:2]
+    assert first is not None
+    assert second is not None
+    assert second > first
+    await end_tasks(listening)
+
+
 async def test_a_publisher_that_failed_uses_the_same_number_again() -> None:
     """So that whoever heard it nevertheless sees the number twice, which counts as a gap."""
     nobody = Redis.from_url("redis://127.0.0.1:1")
