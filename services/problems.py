@@ -215,6 +215,12 @@ class Unavailable(Problem):
     status, name, title = 503, "unavailable", "Not available at the moment"
 
 
+class Overloaded(Problem):
+    """More came than can be answered in time; nothing was done, Retry-After says when to come."""
+
+    status, name, title = 503, "overloaded", "Too much is going on at the moment"
+
+
 class OutcomeUnknown(Problem):
     """The answer of the database to a commit was lost: it may have happened, most likely it did."""
 
