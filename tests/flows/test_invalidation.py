@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
 import httpx
+import pytest_asyncio
 
-from services.business.shop import Shop
+from services.business.shop import Shop, open_shop
 from services.data.cache import UNVERIFIED_TTL_S
+from tests.faults.proxy import Direction, FaultProxy
 from tests.faults.waiting import until
+from tests.holding import Holder, from_client, holding
 from tests.running_stack import RunningStack
-from tests.shopping import Books, Customer, Goods, asgi_client
+from tests.shopping import Books, Customer, Goods, asgi_client, business_settings
 
 SHOWN_WITHIN_S = 3.0  # commit to page: relay, publish, purge, refill
 
@@ -46,6 +50,53 @@ async def shows(client: httpx.AsyncClient, goods: Goods, wanted: str) -> float:
         return await band(client, goods) == wanted
 
     return await until(is_shown, within_s=SHOWN_WITHIN_S, what=f"the page shows {wanted}")
+
+
+async def costs(holder: Holder, goods: Goods, price_minor: int) -> float:
+    async def is_replaced() -> bool:
+        return await holder.price(goods) == price_minor
+
+    return await until(is_replaced, within_s=SHOWN_WITHIN_S, what="the page is replaced")
+
+
+async def reprice(books: Books, shop: Shop, goods: Goods, price_minor: int) -> float:
+    """Change the price as an import does; returns when (monotonic) it was committed."""
+    async with books.connection.transaction():
+        await books.rows(
+            "update variants set price_minor = $2 where variant_id = $1", goods.variant, price_minor
+        )
+        tag = f"product-{goods.product_id}"
+        await books.rows(
+            "insert into outbox (kind, name, aggregate_id) values ('tag', $1, $1)", tag
+        )
+    committed_at = time.monotonic()
+    shop.changed()
+    return committed_at
+
+
+@asynccontextmanager
+async def late_business(stack: RunningStack, late_ms: float) -> AsyncIterator[httpx.AsyncClient]:
+    """Business in this process, to which all that Valkey says comes late."""
+    host, _, port = stack.part("valkey")["address"].rpartition(":")
+    async with FaultProxy(host, int(port)) as proxy:
+        url = f"redis://{proxy.host}:{proxy.port}/0"
+        async with open_shop(business_settings(stack, valkey_url=url)) as shop:
+
+            def is_verified() -> bool:
+                return shop.store.tags.verified_since() is not None
+
+            await until(is_verified, within_s=SHOWN_WITHIN_S, what="business hears of changes")
+            proxy.set(Direction.TO_CLIENT, latency_ms=late_ms)
+            async with asgi_client(shop) as client:
+                yield client
+
+
+@pytest_asyncio.fixture(scope="module")
+async def holder(stack: RunningStack) -> AsyncIterator[Holder]:
+    """Pages held as access holds them, certain of what they heard."""
+    async with holding(stack) as opened:
+        await opened.verified()
+        yield opened
 
 
 async def test_a_change_of_band_is_on_the_page_at_once(
@@ -134,3 +185,78 @@ async def test_reads_go_on_without_the_standbys_word(
 
         # The lag limit is 1 s: then the primary is asked.
         await until(is_exact, within_s=4.0, what="the stock is read from the primary")
+
+
+async def test_a_changed_product_is_replaced_where_it_is_held(
+    holder: Holder, books: Books, shop: Shop
+) -> None:
+    goods = await books.goods(price_minor=100)
+    assert await holder.price(goods) == 100
+    for price_minor in (200, 300):
+        assert (await holder.get(f"/products/{goods.slug}")).held
+        await reprice(books, shop, goods, price_minor)
+        await costs(holder, goods, price_minor)
+    assert (await holder.get(f"/products/{goods.slug}")).held
+
+
+async def test_a_late_standby_does_not_put_the_old_page_back_where_it_is_held(
+    stack: RunningStack, holder: Holder, books: Books, shop: Shop
+) -> None:
+    goods = await books.goods(price_minor=100)
+    assert await holder.price(goods) == 100
+    async with late_standby(stack) as standby:
+        await reprice(books, shop, goods, 200)
+        await costs(holder, goods, 200)
+        sql = "select price_minor from variants where variant_id = $1"
+        assert await standby.fetchval(sql, goods.variant) == 100
+        for _ in range(20):
+            shown = await holder.get(f"/products/{goods.slug}")
+            assert shown.document["variants"][0]["price"]["amount_minor"] == 200
+            assert shown.held
+    assert await holder.price(goods) == 200
+
+
+async def test_a_page_is_new_though_business_hears_of_the_change_later(
+    stack: RunningStack, books: Books, shop: Shop
+) -> None:
+    """Access says what it has heard of, and business reads a node that has replayed it."""
+    late_s = 1.0
+    goods = await books.goods(price_minor=100)
+    async with (
+        late_business(stack, 1000 * late_s) as business,
+        holding(stack, fetch=from_client(business)) as holder,
+    ):
+        assert await holder.price(goods) == 100
+        async with late_standby(stack):
+            committed_at = await reprice(books, shop, goods, 200)
+            await costs(holder, goods, 200)
+            assert time.monotonic() - committed_at < late_s / 2
+            assert (await holder.get(f"/products/{goods.slug}")).held
+
+
+async def test_who_starts_after_a_change_that_business_has_not_heard_of_does_not_hold_the_past(
+    stack: RunningStack, books: Books, shop: Shop
+) -> None:
+    """It could not hear the purge: for its first seconds nothing that it holds is certain."""
+    goods = await books.goods(price_minor=100)
+    async with late_business(stack, 1200) as business:
+        path = f"/products/{goods.slug}"
+        before = (await business.get(path)).headers["etag"]
+        await reprice(books, shop, goods, 200)
+
+        async def is_told() -> bool:
+            sql = "select count(*) from outbox where published_at is null"
+            return bool(await books.value(sql) == 0)
+
+        await until(is_told, within_s=SHOWN_WITHIN_S, what="the change is told")
+        async with holding(stack, fetch=from_client(business)) as holder:
+
+            def is_heard() -> bool:
+                return holder.stream.verified_since() is not None
+
+            await until(is_heard, within_s=SHOWN_WITHIN_S, what="a relay is heard")
+            assert (await business.get(path)).headers["etag"] == before
+            assert await holder.price(goods) == 100  # nobody here can know better
+
+            took_s = await costs(holder, goods, 200)
+            assert took_s < 2.5  # its s-maxage is 10 s
