@@ -8,8 +8,10 @@ refuses to start on a secret that is missing, short or well known.
 from __future__ import annotations
 
 import os
+import re
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
@@ -17,6 +19,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 SECRET_MIN_LENGTH: Final = 32  # 32 URL-safe base64 characters carry 192 random bits
 WELL_KNOWN_SECRETS: Final = ("changeme", "change-me", "default", "password", "secret", "example")
+
+
+# Classes of traffic whose requests can be counted by customer and by address.
+LIMITED: Final = ("login", "checkout", "payment", "page", "other", "beacon")
 
 
 class SettingsError(Exception):
@@ -46,15 +52,41 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _networks(value: str) -> str:
+    for part in _parts(value):
+        try:
+            ip_network(part)
+        except ValueError:
+            raise ValueError("must look like 10.0.0.0/8,2001:db8::/32") from None
+    return value
+
+
+def _rates(value: str) -> str:
+    for part in _parts(value):
+        name, _, rate = part.partition("=")
+        if name not in LIMITED or not re.fullmatch(r"[0-9]*\.?[0-9]+/[1-9][0-9]*", rate):
+            classes = ", ".join(LIMITED)
+            raise ValueError(f"must look like checkout=10/50,other=5/20; classes are {classes}")
+        if float(rate.partition("/")[0]) <= 0:
+            raise ValueError("a rate is above 0")
+    return value
+
+
+def _parts(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
 def _split(value: object) -> object:
     if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        return _parts(value)
     return value
 
 
 Secret = Annotated[SecretStr, AfterValidator(_strong)]
 PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+NetworkList = Annotated[str, AfterValidator(_networks)]
+RateList = Annotated[str, AfterValidator(_rates)]
 
 
 def cores() -> int:
@@ -139,6 +171,9 @@ class BusinessSettings(DatabaseSettings, InternalSettings):
 
     business_host: str = Field("127.0.0.1", description="address business listens on")
     business_port: int = Field(8081, ge=0, le=65535, description="port business listens on")
+    business_workers: int = Field(
+        1, ge=1, le=64, description="processes of business on that port; one a core at most"
+    )
     provider_url: HttpUrl = Field(description="base address of the payment provider")
     provider_secret: Secret = Field(description="bearer credential at the payment provider")
     operator_token: Secret = Field(description="bearer token of operator routes")
@@ -167,6 +202,25 @@ class AccessSettings(InternalSettings, ValkeySettings):
 
     access_host: str = Field("127.0.0.1", description="address access listens on")
     access_port: int = Field(8080, ge=0, le=65535, description="port access listens on")
+    access_workers: int = Field(
+        1, ge=1, le=64, description="processes of access on that port; one a core at most"
+    )
+    access_internal_host: str = Field(
+        "127.0.0.1", description="address of /metrics; never one that clients can reach"
+    )
+    access_internal_port: int = Field(
+        0, ge=0, le=65535, description="port of /metrics, shared by all processes; 0: none"
+    )
+    access_log_sample: float = Field(
+        0.0, ge=0.0, le=1.0, description="part of the requests that are logged; 0: none, 1: all"
+    )
+    access_tls_certificate: Path | None = Field(
+        None, description="PEM file, with the chain, by which access speaks TLS itself"
+    )
+    access_tls_key: Path | None = Field(None, description="PEM file of that certificate's key")
+    access_memory_limit_bytes: int = Field(
+        0, ge=0, description="of one process; above 85 % of it access sheds memory; 0: none"
+    )
     business_url: HttpUrl = Field(description="base address of business")
     page_pool_size: int = Field(
         default_factory=lambda: 4 * cores(),
@@ -178,6 +232,16 @@ class AccessSettings(InternalSettings, ValkeySettings):
         ge=2**20,
         description="held pages of one process with all that goes with them; the least asked go",
     )
+    checkout_pool_size: int = Field(
+        default_factory=lambda: 4 * cores(),
+        ge=1,
+        description="connections to business for orders and logins",
+    )
+    other_pool_size: int = Field(
+        default_factory=lambda: 4 * cores(),
+        ge=1,
+        description="connections to business for what has none of its own, operators with it",
+    )
     payment_pool_size: int = Field(
         64,
         ge=1,
@@ -188,6 +252,38 @@ class AccessSettings(InternalSettings, ValkeySettings):
     keep_alive_s: int = Field(
         120, ge=1, description="idle client connections are closed after this; above a proxy's 60"
     )
+    trusted_proxies: NetworkList = Field(
+        "", description="networks of the proxies in front, by commas; they say who the client is"
+    )
+    proxy_header: Literal["x-forwarded-for", "forwarded"] = Field(
+        "x-forwarded-for", description="the field in which they say it; the other is not believed"
+    )
+    unlimited_networks: NetworkList = Field(
+        "127.0.0.0/8,::1/128", description="addresses of no client in particular: not limited"
+    )
+    customer_rates: RateList = Field(
+        "checkout=10/50,payment=10/50,other=50/200",
+        description="by customer and class of traffic: so many a second / so many at once",
+    )
+    address_rates: RateList = Field(
+        "login=5/50,checkout=50/200,payment=50/200,beacon=100/500,other=200/1000",
+        description="the same by the client's address, which may be that of many people",
+    )
+    connection_limit: int = Field(
+        0, ge=0, description="client connections of one process; 0: half of the files it may open"
+    )
+    connection_limit_by_address: int = Field(
+        1000, ge=1, description="client connections of one address (IPv6: /64) at one process"
+    )
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> AccessSettings:
+        if (self.access_tls_certificate is None) != (self.access_tls_key is None):
+            raise ValueError("TERCET_ACCESS_TLS_CERTIFICATE and TERCET_ACCESS_TLS_KEY go together")
+        for path in (self.access_tls_certificate, self.access_tls_key):
+            if path is not None and not os.access(path, os.R_OK):
+                raise ValueError(f"TERCET_ACCESS_TLS_…: {path} can not be read")
+        return self
 
 
 class ProviderSettings(ProcessSettings):
@@ -225,5 +321,5 @@ def load(kind: type[S]) -> S:
         for item in error.errors():
             name = "TERCET_" + "_".join(str(part) for part in item["loc"][:1]).upper()
             reason = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{name}: {reason}")
+            lines.append(f"{name}: {reason}" if item["loc"] else reason)
         raise SettingsError("\n".join(lines)) from None

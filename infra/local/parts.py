@@ -43,6 +43,7 @@ class Part:
     death_signal: int = signal.SIGKILL  # what the kernel sends when the supervisor dies
     identity: Identity = "self"
     address: str = ""
+    internal_address: str = ""  # where it tells about itself, for this machine only
 
     state: State = field(default="waiting", init=False)
     detail: str = field(default="", init=False)
@@ -85,6 +86,7 @@ class Part:
             "pid": pid,
             "created": started_at(pid) if pid else None,
             "address": self.address,
+            "internal_address": self.internal_address,
             "state": self.state,
             "is_task": self.is_task,
             "detail": self.detail,

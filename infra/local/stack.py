@@ -19,6 +19,7 @@ from infra.local.valkey import Valkey
 from infra.process import WORKERS
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
+INTERNAL: Final = " internal"  # after a part's name: its second port
 ADDRESS_VARIABLES: Final = (
     "TERCET_PRIMARY_DSN",
     "TERCET_OWNER_DSN",
@@ -87,12 +88,8 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """The whole environment of a process of this stack."""
         paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        listen = {
-            f"TERCET_{part.name.upper()}_{key}": value
-            for part in self.parts
-            if isinstance(part, Tier) and part.port
-            for key, value in (("HOST", part.host), ("PORT", str(part.port)))
-        }
+        tiers = [part for part in self.parts if isinstance(part, Tier) and part.port]
+        listen = {name: value for tier in tiers for name, value in tier.listens_on().items()}
         environment = {
             "TERCET_DOCS": "true",  # a shop on one's own machine shows its API
             **os.environ,
@@ -201,6 +198,7 @@ class Stack:
                 variables=self.environment,
                 host=self.options.host if public else LOOPBACK,
                 port=self.options.port if public else self._port(name),
+                internal_port=self._port(name + INTERNAL) if public else 0,
                 ready_path=ready_path,
             )
         )
@@ -248,9 +246,12 @@ def environment_of(data_dir: Path) -> dict[str, str]:
 def _ports(state: Mapping[str, Any]) -> dict[str, int]:
     ports = {}
     for part in state.get("parts", []):
-        _, _, port = str(part.get("address", "")).rpartition(":")
-        if port.isdigit() and part.get("state") != "external":
-            ports[str(part["name"])] = int(port)
+        if part.get("state") == "external":
+            continue
+        for key, name in (("address", ""), ("internal_address", INTERNAL)):
+            _, _, port = str(part.get(key, "")).rpartition(":")
+            if port.isdigit():
+                ports[part["name"] + name] = int(port)
     return ports
 
 

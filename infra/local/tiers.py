@@ -11,12 +11,14 @@ from typing import Any, Final
 
 import asyncpg
 
-from infra.local.addresses import EVERY_ADDRESS, get
+from infra.local.addresses import EVERY_ADDRESS, LOOPBACK, get
 from infra.local.folder import DataFolder
 from infra.local.parts import NotReadyError, Part
 from infra.local.secret_files import read_secret
 
 MIGRATIONS: Final = Path(__file__).resolve().parents[2] / "migrations" / "versions"
+# What serves requests answers those in flight: 3 s at most, a tenth as long when nobody is there.
+STOP_GRACE_S: Final = 3.0
 CATALOG_SEED: Final = 1  # the same shop on every machine
 
 
@@ -28,12 +30,27 @@ class Tier(Part):
     variables: Callable[[], Mapping[str, str]] = field(kw_only=True)
     host: str = field(default="", kw_only=True)
     port: int = field(default=0, kw_only=True)
+    internal_port: int = field(default=0, kw_only=True)
     ready_path: str = field(default="/ready", kw_only=True)
     ready_file: Path | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.port:
             self.address = f"{self.host}:{self.port}"
+            self.stop_grace_s = STOP_GRACE_S
+        if self.internal_port:
+            self.internal_address = f"{LOOPBACK}:{self.internal_port}"
+
+    def listens_on(self) -> dict[str, str]:
+        """The variables that tell the process its own addresses."""
+        prefix = f"TERCET_{self.name.upper()}"
+        found = {f"{prefix}_HOST": self.host, f"{prefix}_PORT": str(self.port)}
+        if self.internal_port:
+            found |= {
+                f"{prefix}_INTERNAL_HOST": LOOPBACK,
+                f"{prefix}_INTERNAL_PORT": str(self.internal_port),
+            }
+        return found
 
     async def prepare(self) -> None:
         if self.ready_file:
@@ -60,7 +77,7 @@ class Tier(Part):
             raise NotReadyError(f"another program answers on port {self.port}") from None
         if status != 200:
             raise NotReadyError(f"{path} answers {status}")
-        return ""
+        return f"metrics at {self.internal_address}" if self.internal_port else ""
 
 
 async def _ask_owner(variables: Mapping[str, str], secrets: Path, table: str, query: str) -> Any:

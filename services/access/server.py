@@ -9,18 +9,19 @@ import uvicorn
 from services import serving
 from services.access.app import Application
 from services.access.protocol import AccessProtocol
+from services.child import Child
 from services.settings import AccessSettings
 from services.telemetry import configure_logging
 
-# A stop takes at most 3 s: this for answers, 0.7 s for payments in forward.py, 0.2 s of uvicorn.
-GRACE_S: Final = 1
 BACKLOG: Final = 4096  # connections the kernel holds for us in a burst; capped by somaxconn
 
 
-def serve(settings: AccessSettings) -> None:
+def serve(settings: AccessSettings, child: Child | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then let what is in flight end; blocks."""
     configure_logging("access", settings)
-    serving.serve(config_of(settings))
+    if child is not None:
+        child.want(settings.access_workers)
+    serving.serve(config_of(settings), child)
 
 
 def config_of(settings: AccessSettings) -> uvicorn.Config:
@@ -44,5 +45,5 @@ def config_of(settings: AccessSettings) -> uvicorn.Config:
         proxy_headers=False,  # who a client is behind a proxy is decided in forward.py
         backlog=BACKLOG,
         timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=1,
     )

@@ -8,18 +8,21 @@ import uvicorn
 
 from services import serving
 from services.business.app import create_app
+from services.child import Child
 from services.settings import BusinessSettings
 from services.telemetry import configure_logging
 
 # Access uses no connection that was idle for 60 s: closing later than that, business never closes
 # one that a request is on its way to.
 KEEP_ALIVE_S: Final = 75
-GRACE_S: Final = 1  # of the 3 s that a stop may take; payments that have begun get the rest
+BACKLOG: Final = 1024  # connections of access that wait; it has a pool of some tens
 
 
-def serve(settings: BusinessSettings) -> None:
+def serve(settings: BusinessSettings, child: Child | None = None) -> None:
     """Serve until SIGTERM or SIGINT."""
     configure_logging("business", settings)
+    if child is not None:
+        child.want(settings.business_workers)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.business_host,
@@ -32,7 +35,6 @@ def serve(settings: BusinessSettings) -> None:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
-        backlog=1024,
+        backlog=BACKLOG,
     )
-    serving.serve(config)
+    serving.serve(config, child)
