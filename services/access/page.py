@@ -20,8 +20,8 @@ from services.access.eviction import OUT
 from services.access.forward import HOP_BY_HOP, INTERNAL, NOT_ANSWERED, connection_names
 from services.exchange import CONTROLS, Headers, Response
 
-# A page without body, fields, tags and ready bytes, with what finds it again. With these three a
-# page of 3 KB counts as 4.7 KB, and 4.4 were measured on CPython 3.11; the rest is for the allocator.
+# A page without body, fields, tags and ready bytes, with what finds it again. A page of 3 KB counts
+# as 4.7 KB with it; 4.4 were measured on CPython 3.11, and the rest is for the allocator.
 PAGE_BYTES: Final = 1200
 TAG_BYTES: Final = 350  # a tag's string, its place in the page, and the index entry it may need
 BYTES_BYTES: Final = 130  # an object of bytes and its place in a dict, beside its content
