@@ -7,10 +7,10 @@ RUN = .venv/bin/python -m
 SHIPPED = services infra migrations loadtests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status doctor prove test check faults load lock
+.PHONY: help setup up down status doctor prove test check faults load bench-access lock
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 setup: ## install what the lock file names into .venv (a no-op when nothing changed)
 	@PYTHON="$(PYTHON)" sh infra/local/setup.sh
@@ -49,6 +49,9 @@ faults: setup ## the long forms of the fault experiments
 
 load: setup ## load a running stack: QPS, percentiles, errors, memory and CPU of each part
 	@exec $(RUN) loadtests.load $(ARGS)
+
+bench-access: setup ## access against Node, Go, Gin and nginx (QUICK=1: short; docs/benchmarks.md)
+	@exec $(RUN) loadtests.bench_access $(ARGS)
 
 lock: ## choose all versions anew from pyproject.toml and write requirements.lock
 	@PYTHON="$(PYTHON)" sh infra/local/setup.sh lock

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from loadtests.recorder import PERCENTILES, Recorder
+from loadtests.result import Row
 from loadtests.usage import Usage
 
 PROGRESS_EVERY_S: Final = 0.5
@@ -82,6 +83,34 @@ def print_parts(parts: Sequence[Usage], own_cpu_s: float, requests: int) -> None
     ]
     rows.append(["(this generator)", "", *_cpu_cells(own_cpu_s, requests)])
     _print_table(["part", "PSS MiB", "CPU s", "CPU us a request"], rows)
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """A comparison: both sides, the median ratio with its spread over the rounds, and the aim."""
+    heads = ["work", "value", "unit", "peer", "peer's", "ratio", "rounds", "aim", ""]
+    _print_table(heads, [_comparison_cells(row) for row in rows])
+    noted: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            noted.setdefault(row.note, []).append(row.work)
+    for note, works in noted.items():
+        print(f"\n{works[0]}{' and others' if len(set(works)) > 1 else ''}:\n  {note}")
+
+
+def _comparison_cells(row: Row) -> list[str]:
+    spread = f"{min(row.runs):.2f}-{max(row.runs):.2f}" if row.runs else ""
+    verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+    return [
+        row.work,
+        f"{row.value:,.2f}".removesuffix(".00"),
+        row.unit,
+        row.peer or "",
+        "" if row.peer_value is None else f"{row.peer_value:,.2f}".removesuffix(".00"),
+        "" if row.ratio is None else f"{row.ratio:.2f}",
+        spread,
+        "" if row.aim is None else str(row.aim),
+        verdict,
+    ]
 
 
 def _cpu_cells(cpu_s: float | None, requests: int) -> list[str]:

@@ -62,17 +62,21 @@ class Row:
     def ratio(self) -> float | None:
         return statistics.median(self.runs) if self.runs else None
 
+    @property
+    def met(self) -> bool | None:
+        """Whether the aim is met; None without an aim or without a peer."""
+        return None if self.aim is None or self.ratio is None else self.aim.met(self.ratio)
+
     def document(self) -> dict[str, Any]:
-        ratio = self.ratio
         document: dict[str, Any] = {
             "work": self.work,
             "value": self.value,
             "unit": self.unit,
             "peer": self.peer,
             "peer_value": self.peer_value,
-            "ratio": ratio,
+            "ratio": self.ratio,
             "aim": None if self.aim is None else str(self.aim),
-            "met": None if self.aim is None or ratio is None else self.aim.met(ratio),
+            "met": self.met,
             "runs": list(self.runs),
         }
         return document if self.note is None else document | {"note": self.note}

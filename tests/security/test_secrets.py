@@ -50,7 +50,16 @@ ALLOWED: Final = {
         "Base64 High Entropy String",
     ): "a weak one, with a word in it",
 }
-SKIPPED: Final = (".git", ".venv", ".tools", ".tercet", "__pycache__", "node_modules", "results")
+SKIPPED: Final = (
+    ".git",
+    ".venv",
+    ".tools",
+    ".tercet",
+    "__pycache__",
+    "node_modules",
+    "results",
+    ".build",
+)
 
 
 def secrets_of(kind: type[ProcessSettings]) -> list[str]:

@@ -1,0 +1,131 @@
+"""`make bench-access`: access against Node, Go, Gin and nginx, each on one core, by turns.
+
+Exit code 0: all was measured, whether the aims are met or not; 1: something broke, and its rows
+are missing; 2: an option makes no sense. docs/benchmarks.md says how it is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from loadtests import peers
+from loadtests.access_works import WORKS
+from loadtests.measure import Meter, find_generator
+from loadtests.pinning import choose, on_core, raise_file_limit
+from loadtests.programs import BrokenRunError
+from loadtests.report import print_rows
+from loadtests.result import RESULTS, Row, write
+from loadtests.sides import Bench
+
+SPARE_FILES: Final = 500  # open files of a server besides its clients'
+# QUICK=1: enough to see that all works, not enough to believe the ratios.
+QUICK: Final = {"rounds": 2, "seconds": 1.0, "warm_up_s": 0.5, "idle_connections": 2000}
+
+
+async def run(bench: Bench, names: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """The rows of the works that could be measured, and why others could not."""
+    rows: list[Row] = []
+    failures: list[str] = []
+    with on_core(bench.meter.cores.generator):
+        for name in names:
+            print(f"measuring: {name}", flush=True)
+            try:
+                rows += await WORKS[name](bench)
+            except (BrokenRunError, TimeoutError, OSError, ValueError) as error:
+                failures.append(f"{name}: {error or type(error).__name__}")
+    return rows, failures
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtests.bench_access", description=__doc__)
+    add, keys = parser.add_argument, [peer.key for peer in peers.ALL]
+    add("--only", type=_names(list(WORKS)), default=list(WORKS), metavar=",".join(WORKS))
+    add("--rounds", type=_whole, default=5)
+    add("--seconds", type=_positive, default=3.0, help="of each side in each round")
+    add("--warm-up-s", type=_not_negative, default=1.0, help="before each, not measured")
+    add("--connections", type=_whole, default=360)
+    add("--idle-connections", type=_whole, default=10_000)
+    add("--generator", choices=["auto", "wrk", "own"], default="auto")
+    add("--peers", type=_names(keys), default=keys[:-1], metavar=",".join(keys))
+    add("--results", type=Path, default=RESULTS, help="folder of the result file")
+    if os.environ.get("QUICK", "") not in ("", "0"):
+        parser.set_defaults(**QUICK)
+    return parser.parse_args(arguments)
+
+
+def _names(known: list[str]) -> Any:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"no {', '.join(unknown)}; there are {known}")
+        return names
+
+    return parse
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("can not be negative")
+    return value
+
+
+def _bench(options: argparse.Namespace) -> Bench:
+    files = raise_file_limit()
+    idle = min(options.idle_connections, files - SPARE_FILES)
+    if idle < options.idle_connections:
+        print(f"this user may open {files} files: {idle} idle connections instead of more")
+    meter = Meter(find_generator(options.generator), choose(), options.seconds, options.warm_up_s)
+    print(f"{meter.cores}; generator: {meter.generator}")
+    wanted = [peer for peer in peers.ALL if peer.key in options.peers]
+    return Bench(meter, options.rounds, options.connections, idle, wanted)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options, started_at = read_options(arguments), datetime.now(UTC)
+    try:
+        bench = _bench(options)
+    except BrokenRunError as error:
+        print(error, file=sys.stderr)
+        return 1
+    rows, failures = asyncio.run(run(bench, options.only))
+    print()
+    print_rows(rows)
+    settings = {name: value for name, value in vars(options).items() if name != "results"} | {
+        "generator": bench.meter.generator,
+        "idle_connections": bench.idle_connections,
+        "server_core": bench.meter.cores.server,
+        "generator_core": bench.meter.cores.generator,
+    }
+    path = write(
+        "bench-access", rows, settings=settings, started_at=started_at, folder=options.results
+    )
+    print(f"\nwritten to {path}")
+    for failure in failures:
+        print(f"broke: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+module fixed_upstream
+
+go 1.21

@@ -1,0 +1,20 @@
+// Gin's "hello", in release mode and without its logger, as its documentation advises.
+package main
+
+import (
+	"log"
+	"net/http"
+	"os"
+
+	"github.com/gin-gonic/gin"
+)
+
+func main() {
+	gin.SetMode(gin.ReleaseMode)
+	router := gin.New()
+	router.Use(gin.Recovery())
+	router.GET("/", func(c *gin.Context) {
+		c.String(http.StatusOK, "Hello World!\n")
+	})
+	log.Fatal(router.Run("127.0.0.1:" + os.Getenv("PORT")))
+}

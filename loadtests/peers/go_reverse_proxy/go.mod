@@ -1,0 +1,3 @@
+module go_reverse_proxy
+
+go 1.21

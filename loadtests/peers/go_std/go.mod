@@ -1,0 +1,3 @@
+module go_std
+
+go 1.21

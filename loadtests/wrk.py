@@ -1,0 +1,43 @@
+"""wrk as the generator: run, and read from what it prints."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+UNITS_MS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
+RATE: Final = re.compile(r"^Requests/sec: +([\d.]+)$", re.MULTILINE)
+TOTAL: Final = re.compile(r"^ +(\d+) requests in ", re.MULTILINE)
+PERCENTILE: Final = re.compile(r"^ +(50|99)% +([\d.]+)(us|ms|s|m)$", re.MULTILINE)
+STATUS: Final = re.compile(r"^ +Non-2xx or 3xx responses: (\d+)$", re.MULTILINE)
+SOCKETS: Final = re.compile(
+    r"^ +Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)$", re.MULTILINE
+)
+
+
+def command(url: str, *, connections: int, seconds: float, close: bool) -> list[str]:
+    """One thread, because the generator has one core. wrk takes whole seconds only."""
+    whole_s = max(1, math.ceil(seconds))
+    header = ["-H", "Connection: close"] if close else []
+    return ["wrk", "-t1", f"-c{connections}", f"-d{whole_s}s", "--latency", *header, url]
+
+
+def read(printed: str) -> tuple[float, int, float, float, dict[str, int]]:
+    """Requests a second, answers, p50 and p99 in ms, errors by kind; ValueError for other text."""
+    rate, total = RATE.search(printed), TOTAL.search(printed)
+    latencies = {
+        percent: float(value) * UNITS_MS[unit]
+        for percent, value, unit in PERCENTILE.findall(printed)
+    }
+    if rate is None or total is None or set(latencies) != {"50", "99"}:
+        raise ValueError(f"not what wrk prints: {printed[:200]!r}")
+    errors = {}
+    if status := STATUS.search(printed):
+        errors["not 2xx"] = int(status[1])
+    if sockets := SOCKETS.search(printed):
+        kinds = ("connect", "read", "write", "timeout")
+        errors |= {
+            kind: int(n) for kind, n in zip(kinds, sockets.groups(), strict=True) if n != "0"
+        }
+    return float(rate[1]), int(total[1]), latencies["50"], latencies["99"], errors
