@@ -1,0 +1,69 @@
+"""`python -m loadtests.bench_access` with tiny counts: what it measures, prints and writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from loadtests.bench_access import read_options
+
+WITHIN_S = 60.0
+TINY = ("--generator", "own", "--rounds", "2", "--seconds", "0.3", "--warm-up-s", "0")
+MEMBERS = {"work", "value", "unit", "peer", "peer_value", "ratio", "aim", "met", "runs"}
+
+
+async def bench(results: Path, *options: str) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "loadtests.bench_access", "--results", str(results), *options),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(WITHIN_S):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_access_is_compared_with_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # as where no toolchain is installed
+    options = ("--only", "forward", "--connections", "8", "--peers", "nginx,python")
+    code, out, err = await bench(tmp_path, *TINY, *options)
+    assert (code, err) == (0, "")
+    assert "skipped: nginx proxy_pass: nginx is not installed" in out
+    document = json.loads((tmp_path / "bench-access.json").read_text())
+    assert list(document) == ["name", "commit", "machine", "started_at", "settings", "rows"]
+    assert document["name"] == "bench-access"
+    assert document["settings"]["generator"] == "own"
+    assert all(set(row) >= MEMBERS for row in document["rows"])
+    missing, compared, slowest = document["rows"]
+    assert (missing["peer_value"], missing["met"], missing["aim"]) == (None, None, ">= 0.45")
+    assert missing["note"] == "nginx is not installed"
+    assert len(compared["runs"]) == 2
+    assert compared["ratio"] > 0
+    assert compared["value"] > 100
+    assert slowest["unit"] == "ms"
+    assert f"{compared['ratio']:.2f}" in out
+
+
+@pytest.mark.parametrize("option", [("--only", "nothing"), ("--rounds", "0"), ("--peers", "iis")])
+def test_an_option_that_makes_no_sense_is_refused(
+    option: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read_options(option)
+    assert ended.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_quick_measures_less_but_does_what_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    thorough = read_options(())
+    monkeypatch.setenv("QUICK", "1")
+    quick = read_options(("--rounds", "3"))
+    assert quick.rounds == 3
+    assert quick.seconds < thorough.seconds
+    assert quick.idle_connections < thorough.idle_connections == 10_000

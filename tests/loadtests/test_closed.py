@@ -1,0 +1,76 @@
+"""The closed loop and the idle connections, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from loadtests.peers import PYTHON
+from loadtests.programs import BrokenRunError, Program, output_of, running
+
+CONNECTIONS = 8
+
+
+@pytest_asyncio.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Program]:
+    folder = tmp_path_factory.mktemp("stand-in")
+    async with running(await PYTHON.launch(folder), None, folder / "log") as program:
+        yield program
+
+
+async def closed(server: Program, path: str, *options: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "loadtests.closed", "--url", server.url(path)]
+    command += ["--connections", str(CONNECTIONS), "--seconds", "0.3", *options]
+    outcome: dict[str, Any] = json.loads(await output_of(command, None))
+    return outcome
+
+
+async def test_kept_connections_are_used_again(server: Program) -> None:
+    outcome = await closed(server, "/")
+    assert outcome["errors"] == {}
+    assert outcome["answers"] > 10 * CONNECTIONS
+    assert 0 < outcome["p50_ms"] <= outcome["p99_ms"]
+    assert outcome["connect_p99_ms"] == 0
+    assert 0.3 <= outcome["seconds"] < 1
+
+
+async def test_short_connections_are_made_anew_for_each_request(server: Program) -> None:
+    outcome = await closed(server, "/products/red-shirt", "--close")
+    assert outcome["errors"] == {}
+    assert outcome["answers"] > CONNECTIONS
+    assert 0 < outcome["connect_p99_ms"] <= outcome["p99_ms"]
+
+
+async def test_a_server_that_only_fails_is_no_server_to_measure(server: Program) -> None:
+    with pytest.raises(BrokenRunError, match="not 200"):
+        await closed(server, "/nowhere")
+
+
+async def idle(server: Program) -> asyncio.subprocess.Process:
+    holder = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "loadtests.idle", "--url", server.url()),
+        *("--connections", "20"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert await holder.stdout.readline() == b"open\n"
+    return holder
+
+
+async def test_idle_connections_stay_open_until_they_are_let_go(server: Program) -> None:
+    holder = await idle(server)
+    assert (await holder.communicate(b""))[0] == b"20\n"
+
+
+async def test_idle_connections_that_the_server_closed_are_not_counted(tmp_path: Path) -> None:
+    async with running(await PYTHON.launch(tmp_path), None, tmp_path / "log") as server:
+        holder = await idle(server)
+    assert (await holder.communicate(b""))[0] == b"0\n"

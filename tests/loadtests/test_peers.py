@@ -1,0 +1,68 @@
+"""Building and starting whom access is compared with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loadtests import peers
+from loadtests.peers import GO, NGINX, NODE, PAGE, PYTHON, UnavailableError
+from loadtests.programs import BrokenRunError, Launch, ask, running
+
+
+@pytest.mark.parametrize("peer", [NODE, GO, NGINX])
+async def test_a_peer_without_its_program_says_so(
+    peer: peers.Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UnavailableError, match=f"{peer.key} is not installed"):
+        await peer.launch(tmp_path)
+
+
+async def test_a_peer_that_can_not_be_built_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "go"
+    compiler.write_text("#!/bin/sh\necho 'no module' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(peers, "BUILT", tmp_path / "built")
+    with pytest.raises(UnavailableError, match="gin could not be built: no module"):
+        await peers.GIN.launch(tmp_path)
+
+
+async def test_without_nginx_and_go_the_fixed_upstream_is_in_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    name, _ = await peers.fixed_upstream(tmp_path)
+    assert name == "Python stand-in"
+
+
+async def test_the_stand_in_answers_as_business_does(tmp_path: Path) -> None:
+    launch = await PYTHON.launch(tmp_path)
+    async with running(launch, None, tmp_path / "log") as server:
+        status, head, body = await ask(server, "/products/red-shirt")
+        assert (status, body) == (200, PAGE)
+        assert "s-maxage=3600" in head["cache-control"]
+        assert head["cache-tag"]
+        assert head["etag"]
+        assert int(head["x-internal-position"]) > 0
+        _, head, _ = await ask(server, "/products/red-shirt/stock")
+        assert head["cache-control"].strip() == "no-store"
+        assert (await ask(server, "/nowhere"))[0] == 404
+        assert json.loads((await ask(server, "/internal/pages"))[2])["pages"]
+
+
+def test_the_page_is_as_long_as_was_promised() -> None:
+    assert len(PAGE) >= 1024
+    assert json.loads(PAGE)["slug"] == "red-shirt"
+
+
+async def test_a_program_that_does_not_start_is_named_with_what_it_said(tmp_path: Path) -> None:
+    launch = Launch(["/bin/sh", "-c", "echo no such luck; exit 3"], 1)
+    with pytest.raises(BrokenRunError, match="no such luck"):
+        async with running(launch, None, tmp_path / "log"):
+            pass
