@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import asyncpg
 import httpx
+import pytest
 import pytest_asyncio
 
 from services.business.shop import Shop, open_shop
 from services.data.cache import UNVERIFIED_TTL_S
-from tests.faults.proxy import Direction, FaultProxy
+from tests.faults.figures import record
+from tests.faults.proxy import Accept, Direction, FaultProxy
 from tests.faults.waiting import until
 from tests.holding import Holder, from_client, holding
 from tests.running_stack import RunningStack
 from tests.shopping import Books, Customer, Goods, asgi_client, business_settings
 
 SHOWN_WITHIN_S = 3.0  # commit to page: relay, publish, purge, refill
+REPLACED_P99_S = 0.05  # the same, as it has to be on a machine that does nothing else
+CHANGES = 200
 
 
 @asynccontextmanager
@@ -269,3 +273,88 @@ async def test_who_starts_after_a_change_that_business_has_not_heard_of_does_not
 
             took_s = await costs(holder, goods, 200)
             assert took_s < 2.5  # its s-maxage is 10 s
+
+
+@pytest.mark.faults
+async def test_every_holder_has_a_change_within_50_ms_of_its_commit(
+    stack: RunningStack, http: httpx.AsyncClient, holder: Holder, books: Books, shop: Shop
+) -> None:
+    """With a standby that keeps up; both are asked every millisecond, so a fetch is part of it."""
+    many = [await books.goods(price_minor=100) for _ in range(10)]
+
+    async def price_at_access(goods: Goods) -> int:
+        answer = (await http.get(f"/products/{goods.slug}")).raise_for_status()
+        return int(answer.json()["variants"][0]["price"]["amount_minor"])
+
+    async def replaced_at(
+        price_of: Callable[[Goods], Awaitable[int]], goods: Goods, price_minor: int
+    ) -> float:
+        async with asyncio.timeout(SHOWN_WITHIN_S):
+            shown = await price_of(goods)
+            while shown != price_minor:
+                await asyncio.sleep(0.001)
+                shown = await price_of(goods)
+        return time.monotonic()
+
+    took_s: dict[str, list[float]] = {"access": [], "holder": []}
+    for number in range(CHANGES):
+        goods, price_minor = many[number % len(many)], 1000 + number
+        await asyncio.gather(price_at_access(goods), holder.price(goods))
+        committed_at = await reprice(books, shop, goods, price_minor)
+        at_access, at_holder = await asyncio.gather(
+            replaced_at(price_at_access, goods, price_minor),
+            replaced_at(holder.price, goods, price_minor),
+        )
+        took_s["access"].append(at_access - committed_at)
+        took_s["holder"].append(at_holder - committed_at)
+    worst_s = 0.0
+    for where, all_s in took_s.items():
+        p99_s = sorted(all_s)[CHANGES * 99 // 100 - 1]
+        worst_s = max(worst_s, p99_s)
+        record(
+            21,
+            f"a change reaches {where}",
+            p99_s <= REPLACED_P99_S,
+            changes=CHANGES,
+            p50_ms=round(1000 * sorted(all_s)[CHANGES // 2], 1),
+            p99_ms=round(1000 * p99_s, 1),
+            max_ms=round(1000 * max(all_s), 1),
+        )
+    assert worst_s <= REPLACED_P99_S
+
+
+@pytest.mark.faults
+async def test_a_holder_that_hears_nothing_is_a_second_behind_at_most(
+    stack: RunningStack, books: Books, shop: Shop
+) -> None:
+    """Experiment 21. Business hears of every change; the holder looks again after a second."""
+    goods = await books.goods(price_minor=100)
+    host, _, port = stack.part("valkey")["address"].rpartition(":")
+    took_s = []
+    async with FaultProxy(host, int(port)) as proxy:
+        url = f"redis://{proxy.host}:{proxy.port}/0"
+        async with holding(stack, valkey_url=url) as holder:
+            await holder.verified()
+            assert await holder.price(goods) == 100
+            await proxy.accept(Accept.REFUSE)
+            proxy.reset_all()
+            for number in range(10):
+                committed_at = await reprice(books, shop, goods, 200 + number)
+                await costs(holder, goods, 200 + number)
+                took_s.append(time.monotonic() - committed_at)
+                assert holder.pages.entries == 1
+            await proxy.accept(Accept.FORWARD)
+            verified_s = await holder.verified()
+            committed_at = await reprice(books, shop, goods, 300)
+            await costs(holder, goods, 300)
+            back_s = time.monotonic() - committed_at
+    passed = max(took_s) <= UNVERIFIED_TTL_S + 0.2 and back_s <= 0.2
+    record(
+        21,
+        "the tag stream is cut",
+        passed,
+        worst_staleness_ms=round(1000 * max(took_s)),
+        verified_again_after_ms=round(1000 * verified_s),
+        staleness_then_ms=round(1000 * back_s),
+    )
+    assert passed
