@@ -65,6 +65,18 @@ def p99_row(
     )
 
 
+def cpu_row(work: str, ours: Sequence[Figures], peer: str, theirs: Sequence[Figures]) -> Row:
+    """CPU time of both for an answer. Says the most where other programs disturb a run."""
+    return ratio_row(
+        f"{work}, CPU",
+        "us each",
+        [figures.cpu_us for figures in ours],
+        peer,
+        [figures.cpu_us for figures in theirs],
+        aim=None,
+    )
+
+
 def ratio_row(
     work: str,
     unit: str,

@@ -12,7 +12,7 @@ from typing import Final
 
 from loadtests import peers
 from loadtests.access_process import require_held, running_access
-from loadtests.comparison import OURS, Measure, p99_row, rate_row, take_turns
+from loadtests.comparison import OURS, Measure, cpu_row, p99_row, rate_row, take_turns
 from loadtests.measure import Load, Meter
 from loadtests.peers import Peer, UnavailableError
 from loadtests.programs import Launch, Program, running
@@ -142,4 +142,5 @@ class Sides:
         return [
             rate_row(work, ours, peer.name, theirs, aim=aim),
             p99_row(work, ours, peer.name, theirs, aim=p99),
+            cpu_row(work, ours, peer.name, theirs),
         ]

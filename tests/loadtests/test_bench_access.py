@@ -40,13 +40,14 @@ async def test_access_is_compared_with_what_there_is(
     assert document["name"] == "bench-access"
     assert document["settings"]["generator"] == "own"
     assert all(set(row) >= MEMBERS for row in document["rows"])
-    missing, compared, slowest = document["rows"]
+    missing, compared, slowest, cost = document["rows"]
     assert (missing["peer_value"], missing["met"], missing["aim"]) == (None, None, ">= 0.45")
     assert missing["note"] == "nginx is not installed"
     assert len(compared["runs"]) == 2
     assert compared["ratio"] > 0
     assert compared["value"] > 100
     assert slowest["unit"] == "ms"
+    assert cost["value"] > 1  # microseconds an answer
     assert f"{compared['ratio']:.2f}" in out
 
 
