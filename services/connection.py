@@ -6,8 +6,7 @@ import asyncio
 import math
 import select
 import time
-from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, Callable
 from typing import Any, Final, Protocol, cast
 
 import httptools
@@ -19,76 +18,37 @@ from services.exchange import (
     Body,
     BodyMismatch,
     Caller,
-    ClosedIdle,
     ConnectionLost,
     ExchangeError,
     Headers,
     Patience,
+    Repeatable,
     Response,
     SendingLost,
     SendTimedOut,
 )
+from services.stream import Stream
 
-BUFFERED_BYTES: Final = 65_536  # of a streamed answer before reading stops: asyncio's own mark
 INTERIM_LIMIT: Final = 16  # 1xx answers before one request's final answer
 
 
-class Stream:
-    """An answer whose body is read as it comes. Iterate once, or close it early."""
-
-    def __init__(self, status: int, headers: Headers, connection: Connection) -> None:
-        self.status = status
-        self.headers = headers
-        self._connection: Connection | None = connection
-        self._chunks: deque[bytes] = deque()
-        self._buffered_bytes = 0
-        self._error: ExchangeError | None = None
-        self._wakeup: asyncio.Future[None] | None = None
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            while self._chunks:
-                chunk = self._chunks.popleft()
-                self._buffered_bytes -= len(chunk)
-                if self._connection is not None and self._buffered_bytes < BUFFERED_BYTES // 2:
-                    self._connection.resume_reading()
-                yield chunk
-            if self._error is not None:
-                raise self._error
-            if self._connection is None:
-                return
-            self._wakeup = asyncio.get_running_loop().create_future()
-            await self._wakeup
-
-    async def aclose(self) -> None:
-        """Give the connection up if the body has not been read to its end."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.drop()
-
-    def _feed(self, chunk: bytes) -> bool:
-        """Take a piece of the body; false asks the connection to stop reading."""
-        self._chunks.append(chunk)
-        self._buffered_bytes += len(chunk)
-        self._wake()
-        return self._buffered_bytes < BUFFERED_BYTES
-
-    def _end(self, error: ExchangeError | None = None) -> None:
-        self._connection = None
-        self._error = error
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._wakeup is not None and not self._wakeup.done():
-            self._wakeup.set_result(None)
-
-
 class Owner(Protocol):
-    """What a connection tells its pool."""
+    """What a connection tells whoever keeps it, and asks."""
 
-    def released(self, connection: Connection) -> None: ...
+    def answered(self, connection: Connection) -> None:
+        """An exchange ended with its answer, and the connection ends with it."""
 
-    def ended(self, connection: Connection) -> None: ...
+    def released(self, connection: Connection) -> None:
+        """An exchange ended with its answer; the connection is free."""
+
+    def ended(self, connection: Connection, error: BaseException | None) -> None:
+        """It is gone; error: an exchange that ran ends so."""
+
+    def put_back(self, connection: Connection) -> None:
+        """Nothing was sent on it after all: it is free."""
+
+    def may_repeat(self, connection: Connection) -> bool:
+        """Whether an exchange of which nothing has come back may be sent once more."""
 
 
 class Connection(asyncio.Protocol):
@@ -98,22 +58,42 @@ class Connection(asyncio.Protocol):
     too late, so a request that is answered in time costs no timer at all.
     """
 
-    def __init__(self, owner: Owner, limits: AnswerLimits) -> None:
-        self._owner = owner
+    __slots__ = (
+        *("alive", "host_line", "idle_since", "owner", "retire_at", "served", "status"),
+        *("_limits", "_loop", "_parser", "_paused", "_readable", "_timer", "_timer_at"),
+        *("_transport", "_writable"),
+        # of one exchange
+        *("_body_bytes", "_caller", "_chunks", "_deadline_at", "_done", "_expires_at"),
+        *("_fed_bytes", "_has_answer_body", "_head_done", "_headers", "_interim", "_keep"),
+        *("_patience", "_repeatable", "_sender", "_sent", "_stream", "_streamed", "_surplus"),
+        "_trailer_bytes",
+    )
+
+    def __init__(self, owner: Owner, host_line: bytes, limits: AnswerLimits) -> None:
+        self.owner = owner
+        self.host_line = host_line
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._readable = select.poll()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
-        self._caller: Caller | None = None  # of the exchange that runs
         self._writable: asyncio.Future[None] | None = None
-        self._sender: asyncio.Task[None] | None = None
         self._paused = False
         self.alive = False
         self.served = 0  # exchanges ended well
+        self.status = 0  # of the last answer
         self.idle_since = 0.0
-        self.retire_at = math.inf  # when its pool stops using it
+        self.retire_at = math.inf  # when its owner stops using it
+        # Of an exchange, what start() leaves as it is. Whoever changes one of these puts it back,
+        # or ends the connection.
+        self._caller: Caller | None = None
+        self._sender: asyncio.Task[None] | None = None
+        self._stream: Stream | None = None
+        self._chunks: list[bytes] = []
+        self._body_bytes = self._trailer_bytes = self._interim = 0
+        self._sent = True
+        self._surplus = self._keep = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -128,41 +108,41 @@ class Connection(asyncio.Protocol):
 
     def start(
         self,
-        head: bytes,
-        body: Body,
+        data: bytes,
+        caller: Caller,
         *,
-        length: int | None,
-        has_answer_body: bool,
-        streamed: bool,
         repeatable: bool,
+        has_answer_body: bool,
         deadline_at: float,
         patience: Patience,
-        caller: Caller,
+        streamed: bool = False,
+        rest: Body = b"",
+        length: int | None = None,
     ) -> None:
         """Send a request; the caller gets its answer (streamed: a Stream), or an Unknown.
 
-        A body of bytes is in `head` or follows it; length is only for one that is iterated.
+        rest: what follows the data; length is only for a body that is iterated.
         """
         self._caller = caller
         self._repeatable = repeatable
         self._has_answer_body = has_answer_body
         self._streamed = streamed
-        self._stream: Stream | None = None
         self._deadline_at = deadline_at
         self._patience = patience
-        self._status = 0
         self._headers: Headers = []
-        self._chunks: list[bytes] = []
-        self._head_bytes = self._body_bytes = self._fed_bytes = self._interim = 0
-        self._head_done = self._done = self._surplus = self._keep = False
-        self._sent = isinstance(body, bytes)
-        self._expect_within(patience.first_byte_s if self._sent else math.inf)
-        if isinstance(body, bytes) and body:
-            self._transport.writelines((head, body))
+        self._fed_bytes = 0
+        self._head_done = self._done = False
+        if not rest:
+            self._expect_within(patience.first_byte_s)
+            self._transport.write(data)
+        elif isinstance(rest, bytes):
+            self._expect_within(patience.first_byte_s)
+            self._transport.writelines((data, rest))
         else:
-            self._transport.write(head)
-        if not isinstance(body, bytes):
-            self._sender = self._loop.create_task(self._send(body, length))
+            self._sent = False
+            self._expect_within(math.inf)
+            self._transport.write(data)
+            self._sender = self._loop.create_task(self._send(rest, length))
 
     def carries(self, caller: Caller) -> bool:
         """Whether the exchange that runs is this caller's."""
@@ -173,6 +153,12 @@ class Connection(asyncio.Protocol):
         if self._caller is caller:
             self._caller = None
             self.drop()
+
+    def give_up(self) -> None:
+        """Nothing is expected from the server any more: end an exchange that may be repeated."""
+        unanswered = self._caller is not None and self._fed_bytes == 0
+        if unanswered and self._repeatable and self.owner.may_repeat(self):
+            self.drop(Repeatable("the server has stopped answering"))
 
     def drop(self, error: BaseException | None = None) -> None:
         """End the connection and whatever it carries; its place in the pool is free at once."""
@@ -187,10 +173,12 @@ class Connection(asyncio.Protocol):
             self._sender = None
         # The parser holds this object's methods: a cycle that need not wait for the collector.
         self._parser = None  # type: ignore[assignment]
-        self._owner.ended(self)
         caller, self._caller = self._caller, None
-        if caller is not None:
-            self._fail(caller, error or ConnectionLost("the connection was given up"))
+        if caller is not None and error is None:
+            error = ConnectionLost("the connection was given up")
+        self.owner.ended(self, error)
+        if caller is not None and error is not None:
+            self._fail(caller, error)
 
     def _fail(self, caller: Caller, error: BaseException) -> None:
         if not caller.done():
@@ -198,7 +186,7 @@ class Connection(asyncio.Protocol):
             self._tell(caller.set_exception, cast(ExchangeError, error))
         elif self._stream is not None:
             unknown = error if isinstance(error, ExchangeError) else ConnectionLost(str(error))
-            self._stream._end(unknown)
+            self._stream.end(unknown)
 
     def _tell(self, say: Callable[[Any], None], what: object) -> None:
         """Call back; what is wrong with the caller is not to break the connection."""
@@ -306,8 +294,9 @@ class Connection(asyncio.Protocol):
             return ConnectionLost
         if not self._sent:
             return SendingLost
-        closed_idle = self._repeatable and self.served > 0 and self._fed_bytes == 0
-        return ClosedIdle if closed_idle else ConnectionLost
+        if self._repeatable and self._fed_bytes == 0 and self.owner.may_repeat(self):
+            return Repeatable
+        return ConnectionLost
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
@@ -334,24 +323,30 @@ class Connection(asyncio.Protocol):
             raise BadAnswer("more than one answer")  # stops the parser; the first one holds
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value) + 4
         if self._head_done:
-            if self._head_bytes > self._limits.head_bytes:
-                raise BadAnswer("the trailer section is too long")
-            return  # trailers count, and are not merged into the header section
+            self._skip_trailer(len(name) + len(value) + 4)
+            return
         name = name.lower()
         if name == b"transfer-encoding" and value.lower() != b"chunked":
             raise BadAnswer("a transfer coding other than chunked")
         self._headers.append((name, value))
+
+    def _skip_trailer(self, size_bytes: int) -> None:
+        """Trailers count, and are not merged into the header section."""
+        self._trailer_bytes += size_bytes
+        if self._trailer_bytes > self._limits.head_bytes:
+            raise BadAnswer("the trailer section is too long")
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status < 200:
             self._skip_interim(status)
             return
-        if self._head_bytes > self._limits.head_bytes:
-            raise BadAnswer("the header section is too long")
-        self._status = status
+        if self._fed_bytes > self._limits.head_bytes:  # otherwise the head can not be
+            head_bytes = sum(len(name) + len(value) + 4 for name, value in self._headers)
+            if head_bytes > self._limits.head_bytes:
+                raise BadAnswer("the header section is too long")
+        self.status = status
         self._head_done = True
         if self._streamed and self._caller is not None and not self._caller.done():
             self._stream = Stream(status, self._headers, self)
@@ -374,7 +369,7 @@ class Connection(asyncio.Protocol):
         if self._body_bytes > self._limits.body_bytes:
             raise BadAnswer("the body is too long")
         if self._stream is not None:
-            if not self._stream._feed(data) and not self._paused:
+            if not self._stream.feed(data) and not self._paused:
                 self._paused = True
                 self._transport.pause_reading()
                 self._expect_within(math.inf)  # the caller is the slow one now
@@ -391,24 +386,32 @@ class Connection(asyncio.Protocol):
         return self._head_done and not any(name in framed for name, _ in self._headers)
 
     def _finish(self) -> None:
+        """The answer is whole. The connection is free before the caller is called: it may begin
+        its next exchange in that call, on this very connection."""
         caller, self._caller = self._caller, None
-        self.served += 1
-        stream, chunks = self._stream, self._chunks
-        response = None
-        if stream is not None:
-            stream._end()
-        else:
+        stream, chunks, response = self._stream, self._chunks, None
+        if stream is None:
             body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            response = Response(self._status, self._headers, body)
+            response = Response(self.status, self._headers, body)
+        else:
+            stream.end()
+        self._clear()
+        if self._keep and self._sent and not self._surplus and not self._transport.is_closing():
+            self.owner.released(self)
+        else:
+            self.owner.answered(self)
+            self.drop()
+        if response is not None and caller is not None and not caller.done():
+            self._tell(caller.set_result, response)
+
+    def _clear(self) -> None:
+        """Make ready for another exchange."""
+        self.served += 1
+        self._stream = None
+        self._chunks = []
+        self._body_bytes = self._trailer_bytes = self._interim = 0
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
         if not self._has_answer_body:
             self._parser = httptools.HttpResponseParser(self)
-        if self._keep and self._sent and not self._surplus and not self._transport.is_closing():
-            self._owner.released(self)
-        else:
-            self.drop()
-        # Last: the caller may begin its next exchange here, on this very connection.
-        if response is not None and caller is not None and not caller.done():
-            self._tell(caller.set_result, response)

@@ -1,26 +1,14 @@
-"""What goes over a connection: a request as bytes, an answer as values, and how it can fail."""
+"""What comes of a request: an answer as values, or one of the ways in which it can fail."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 Headers = list[tuple[bytes, bytes]]
 Body = bytes | AsyncIterable[bytes]
-
-TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")  # RFC 9110 5.6.2
-TARGET: Final = re.compile(rb"[\x21-\x7e]+")  # no space or control can end the request line early
-CONTROLS: Final = bytes(n for n in range(32) if n != 9) + b"\x7f"  # RFC 9110 5.5: none but tab
-# These decide where a message ends, so only this module writes them.
-FRAMING: Final = frozenset(
-    (
-        *(b"content-length", b"transfer-encoding", b"connection", b"keep-alive"),
-        *(b"proxy-connection", b"upgrade", b"te", b"trailer", b"expect"),
-    )
-)
 
 
 class ExchangeError(Exception):
@@ -67,11 +55,8 @@ class ConnectionLost(Unknown):
     """The connection ended before the answer did; its cause is the system's error, if any."""
 
 
-class ClosedIdle(ConnectionLost):
-    """A connection used before ended without a byte of this answer, and the method is idempotent.
-
-    Most likely the server closed it while it was idle: safe to send once more, on a fresh one.
-    """
+class Repeatable(ConnectionLost):
+    """Not a byte of the answer came, and to send the request once more is right: not oftener."""
 
 
 class SendingLost(ConnectionLost):
@@ -133,40 +118,3 @@ class Caller(Protocol):
 
     def done(self) -> bool:
         """Whether it has stopped waiting: then nothing is called."""
-
-
-_names: set[bytes] = set()  # header names found good; bounded, so that no caller can grow it
-
-
-def render_head(
-    method: bytes,
-    target: bytes,
-    headers: Iterable[tuple[bytes, bytes]],
-    framing: tuple[bytes, ...],
-) -> bytes:
-    """The request line and header section, or UnsafeRequest.
-
-    framing: whole header lines that this module's caller vouches for. No value can start a new
-    line: the control characters in the result must be exactly the line ends written here.
-    """
-    if TOKEN.fullmatch(method) is None or TARGET.fullmatch(target) is None:
-        raise UnsafeRequest("the method or target has characters that can not be sent")
-    lines = [method + b" " + target + b" HTTP/1.1", *framing]
-    for name, value in headers:
-        if name not in _names:
-            _check_name(name)
-        lines.append(name + b": " + value)
-    lines += (b"", b"")
-    head = b"\r\n".join(lines)
-    if len(head) - len(head.translate(None, CONTROLS)) != 2 * (len(lines) - 1):
-        raise UnsafeRequest("a header value has control characters")
-    return head
-
-
-def _check_name(name: bytes) -> None:
-    if TOKEN.fullmatch(name) is None:
-        raise UnsafeRequest("a header name has characters that can not be sent")
-    if name.lower() in FRAMING:
-        raise UnsafeRequest(f"{name.decode()} is written by the connection itself")
-    if len(_names) < 1024:
-        _names.add(name)

@@ -22,7 +22,6 @@ from services.keepalive import (
     AnswerTimedOut,
     BadAnswer,
     BodyMismatch,
-    ClosedIdle,
     ConnectFailed,
     ConnectionLost,
     ConnectTimedOut,
@@ -32,6 +31,7 @@ from services.keepalive import (
     Pool,
     PoolClosed,
     PoolTimedOut,
+    Repeatable,
     Response,
     SendTimedOut,
     Unknown,
@@ -112,7 +112,7 @@ async def test_a_request_says_what_it_was_given_and_nothing_else() -> None:
         seen = upstream.requests[0]
         assert (seen.method, seen.target, seen.body) == (b"POST", b"/a?b=c", b"body")
         host = b"127.0.0.1:%d" % upstream.port
-        assert seen.headers == [(b"host", host), (b"content-length", b"4"), (b"x-one", b"1")]
+        assert seen.headers == [(b"host", host), (b"x-one", b"1"), (b"content-length", b"4")]
 
 
 async def test_a_get_has_no_framing_and_an_empty_post_has_length_zero() -> None:
@@ -320,7 +320,7 @@ async def test_any_split_of_an_answer_gives_the_same_answer(
     async with Upstream(always(b"")) as upstream, pool_to(upstream) as pool:
         call = asyncio.create_task(get(pool))
         await until(lambda: len(upstream.requests) == 1, within_s=5, what="the request is there")
-        connection: Connection = next(iter(pool._busy))
+        connection: Connection = next(iter(pool.parts[0].busy))
         for piece in _pieces(data, cuts):
             connection.data_received(piece)
         response = await call
@@ -435,7 +435,7 @@ async def test_a_streamed_answer_that_nobody_reads_is_not_buffered() -> None:
         pool_to(upstream, limits=limits) as pool,
     ):
         stream = await pool.stream(b"GET", b"/", deadline=Deadline.after(30))
-        connection = next(iter(pool._busy))
+        connection = next(iter(pool.parts[0].busy))
         await until(lambda: connection._paused, within_s=5, what="reading has stopped")
         assert stream._buffered_bytes < 1_000_000
         assert sum([len(chunk) async for chunk in stream]) == size
@@ -511,7 +511,7 @@ async def test_a_connection_that_is_busy_all_the_time_is_replaced_when_it_is_old
 async def test_a_connection_that_grew_old_while_idle_is_not_taken() -> None:
     async with Upstream() as upstream, pool_to(upstream, max_age_s=60) as pool:
         await get(pool)
-        pool._idle[0].retire_at = 0.0
+        pool.parts[0].idle[0].retire_at = 0.0
         await get(pool)
         assert upstream.connections == 2
 
@@ -521,7 +521,7 @@ async def test_connections_of_one_burst_do_not_grow_old_at_once() -> None:
     async with Upstream(gate) as upstream, pool_to(upstream, 20, max_age_s=1000) as pool:
         calls = [asyncio.create_task(get(pool)) for _ in range(20)]
         await gate.holds(20)
-        ages_s = [connection.retire_at - time.monotonic() for connection in pool._busy]
+        ages_s = [connection.retire_at - time.monotonic() for connection in pool.parts[0].busy]
         assert all(790 < age_s < 1200 for age_s in ages_s)
         assert max(ages_s) - min(ages_s) > 20
         while gate.waiting:
@@ -654,7 +654,7 @@ async def test_a_long_deadline_holds_on_a_connection_that_served_a_short_one() -
         upstream.script = gate
         call = asyncio.create_task(get(pool, seconds=5))
         await gate.holds(1)
-        connection = next(iter(pool._busy))
+        connection = next(iter(pool.parts[0].busy))
         await until(lambda: connection._timer_at > Deadline.after(1).at, within_s=5, what="armed")
         gate.open()
         assert (await call).status == 200
@@ -819,7 +819,7 @@ async def test_a_waiter_cancelled_as_it_gets_a_connection_passes_it_on() -> None
         third = asyncio.create_task(get(pool))
         await until(lambda: pool.waiting == 2, within_s=5, what="two wait")
         upstream.script = always(answer())
-        connection = next(iter(pool._busy))
+        connection = next(iter(pool.parts[0].busy))
         connection.data_received(answer())  # hands the connection to the second...
         second.cancel()  # ...which is cancelled in the same turn
         assert (await first).status == 200
@@ -935,7 +935,7 @@ async def test_nothing_is_begun_without_an_idle_connection_time_or_an_open_pool(
         assert not begin(pool, caller)
         await get(pool)
         assert not begin(pool, caller, seconds=0.09)
-        pool._idle[0].retire_at = 0.0
+        pool.parts[0].idle[0].retire_at = 0.0
         assert not begin(pool, caller)
         assert (pool.open, pool.idle, pool.in_flight) == (0, 0, 0)
         await get(pool)
@@ -1018,7 +1018,7 @@ async def test_a_caller_that_fails_leaves_the_pool_whole(script: Any) -> None:
 
 @pytest.mark.parametrize(
     ("method", "body", "kind"),
-    [(b"GET", b"", ClosedIdle), (b"PUT", b"x", ClosedIdle), (b"POST", b"x", ConnectionLost)],
+    [(b"GET", b"", Repeatable), (b"PUT", b"x", Repeatable), (b"POST", b"x", ConnectionLost)],
 )
 async def test_only_what_is_idempotent_is_said_to_be_safe_to_repeat(
     method: bytes, body: bytes, kind: type[ExchangeError]
