@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from loadtests.report import print_rows
 from loadtests.result import RESULTS, Row, write
 from loadtests.sides import Bench
 
+EXIT_INTERRUPTED: Final = 130  # what a shell says of a program that Ctrl-C ended
 SPARE_FILES: Final = 500  # open files of a server besides its clients'
 # QUICK=1: enough to see that all works, not enough to believe the ratios.
 QUICK: Final = {"rounds": 2, "seconds": 1.0, "warm_up_s": 0.5, "idle_connections": 2000}
@@ -33,6 +35,9 @@ async def run(bench: Bench, names: Sequence[str]) -> tuple[list[Row], list[str]]
     """The rows of the works that could be measured, and why others could not."""
     rows: list[Row] = []
     failures: list[str] = []
+    task = asyncio.current_task()
+    if task is not None:  # so that a SIGTERM ends what was started, as Ctrl-C does
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with on_core(bench.meter.cores.generator):
         for name in names:
             print(f"measuring: {name}", flush=True)
@@ -109,7 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenRunError as error:
         print(error, file=sys.stderr)
         return 1
-    rows, failures = asyncio.run(run(bench, options.only))
+    try:
+        rows, failures = asyncio.run(run(bench, options.only))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("interrupted: nothing is written", file=sys.stderr)
+        return EXIT_INTERRUPTED
     print()
     print_rows(rows)
     settings = {name: value for name, value in vars(options).items() if name != "results"} | {
