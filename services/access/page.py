@@ -18,7 +18,8 @@ from services.access.cache_control import Terms, terms_of
 from services.access.encodings import ENCODED_MIN_BYTES, IDENTITY, NAMES
 from services.access.eviction import OUT
 from services.access.forward import HOP_BY_HOP, INTERNAL, NOT_ANSWERED, connection_names
-from services.exchange import CONTROLS, Headers, Response
+from services.exchange import Headers, Response
+from services.request import CONTROLS
 
 # A page without body, fields, tags and ready bytes, with what finds it again. A page of 3 KB counts
 # as 4.7 KB with it; 4.4 were measured on CPython 3.11, and the rest is for the allocator.

@@ -124,6 +124,19 @@ def test_what_was_asked_for_twice_more_moves_on_and_what_was_not_leaves() -> Non
     assert b"b" not in memory.things
 
 
+def test_of_two_that_stay_the_one_asked_for_since_outlives_the_other() -> None:
+    memory = Memory(10_000)
+    for key in (b"a", b"b") * 3:
+        memory.ask(key)
+    for number in range(20):
+        memory.ask(b"%d" % number)
+    assert memory.things[b"a"].queue == memory.things[b"b"].queue == MAIN
+    memory.ask(b"a")
+    memory.room.resize(memory.things[b"b"], 8_000)  # room has to be made in the main queue
+    assert b"a" in memory.things
+    assert b"b" not in memory.things
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

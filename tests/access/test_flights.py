@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from services.access import flights
 from services.access.page import RETRY_MAX_S
 from services.deadline import Deadline
 from services.exchange import Response
@@ -218,6 +219,19 @@ async def test_who_could_have_an_old_page_does_not_wait_for_a_business_that_hang
         assert got.said.endswith("stale-if-error")
         assert front.at_once() is not None  # the next ones do not wait at all
         assert len(front.business.asked) == 1
+
+
+async def test_patience_is_shorter_than_a_deadline_where_there_is_an_old_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flights, "PATIENCE_S", 0.05)
+    async with shop() as front:
+        await front.filled(answer(PUBLIC + ", stale-if-error=60", age=15))
+        started_at = time.monotonic()
+        assert (await front.page(within_s=30)).said.endswith("stale-if-error")
+        assert time.monotonic() - started_at < 5
+        (await front.business.nth(1)).answer(answer(body=b"new"))  # late, and not lost
+        await until(lambda: got_body(front) == b"new", within_s=5, what="it is held")
 
 
 async def test_must_revalidate_forbids_an_old_page_even_then() -> None:

@@ -195,6 +195,31 @@ async def test_a_purged_page_is_still_there_for_when_business_fails() -> None:
         assert int(got.said.split("ttl=")[1].split(";")[0]) < 0
 
 
+async def test_a_purge_while_business_fails_is_not_passed_over() -> None:
+    async with shop() as front:
+        await front.filled(answer(body=b"old", age=11, position=100))
+        assert front.at_once() is not None
+        (await front.business.nth(1)).fail(Unavailable())
+        page = front.pages._held[CAT]
+        await until(lambda: page.retry_at > 0, within_s=5, what="it has failed")
+        front.pages.purge(["cat"], 200)
+        assert front.at_once() is None  # only what has failed since the purge allows the old page
+        asked = front.asking()
+        (await front.business.nth(2)).answer(answer(body=b"new", position=200))
+        assert (await asked).body == b"new"
+
+
+async def test_a_tag_that_a_page_has_no_more_does_not_purge_it() -> None:
+    async with shop() as front:
+        await front.filled(answer(tags="cat,sale", position=100))
+        front.pages.purge(["cat"], 200)
+        await front.filled(answer(tags="cat", position=200))
+        front.pages.purge(["sale"], 300)
+        assert front.at_once() is not None
+        front.pages._shelf.drop(front.pages._held[CAT])
+        assert front.pages._shelf._by_tag == {}
+
+
 async def test_a_purge_during_a_refresh_in_the_background_is_not_lost() -> None:
     async with shop() as front:
         await front.filled(answer(age=11, position=100))

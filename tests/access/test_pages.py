@@ -409,6 +409,18 @@ async def test_the_memory_that_pages_take_stays_within_its_bound() -> None:
             assert page.size_bytes == page.cost_bytes()
 
 
+async def test_a_page_asked_for_again_stays_while_a_crawl_passes() -> None:
+    async with shop(memory_bytes=100_000) as front:
+        front.business.always(answer())
+        await front.page()
+        for _ in range(3):
+            assert front.at_once() is not None
+        for number in range(500):
+            await front.page(b"/products/p%d" % number)
+        assert front.at_once() is not None
+        assert len(front.business.asked) == 501
+
+
 async def test_a_hit_costs_about_a_microsecond() -> None:
     """Not a figure, only a guard: ten times the usual cost is a mistake."""
     async with shop() as front:

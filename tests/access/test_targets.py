@@ -94,6 +94,8 @@ def test_each_page_has_one_spelling(target: bytes, canonical: bytes) -> None:
         b"/products/..",
         b"/products/%2e%2e",
         b"/products/a%2fb",
+        b"/products%2Fcat",
+        b"/a%2F1/c",
         b"/products/a%2Fstock",
         b"/products/a%",
         b"/products/a%2",
