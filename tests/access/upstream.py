@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import cast
 
 import httptools
 
@@ -99,8 +100,7 @@ class _Connection(asyncio.Protocol):
         self._queue: asyncio.Queue[Seen] = asyncio.Queue()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         self._upstream.connections += 1
         self._number = self._upstream.connections
         self._upstream.open.add(self)

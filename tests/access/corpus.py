@@ -1,0 +1,34 @@
+"""The corpus: raw requests of our own, written from RFC 9112 and 9110, and what becomes of each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+from tests.access.cases import Case
+from tests.access.corpus_framing import FRAMING
+from tests.access.corpus_heads import HEADS
+from tests.access.corpus_served import SERVED
+
+CORPUS: Final[list[Case]] = [*SERVED, *HEADS, *FRAMING]
+# Limits that count reads instead of bytes, and values that keep the spaces around them.
+NOT_YET: Final = frozenset(
+    (
+        "spaces and tabs around values",
+        "chunked between a tab and a space",
+        "spaces of 100 KB before a value",
+        "a size of 100,000 zeros and 1",
+        "an extension of 100 KB",
+        "a quoted extension of 100 KB",
+        "20,000 chunks with extensions",
+        "a trailer of 100 KB",
+    )
+)
+EACH: Final = [
+    pytest.param(case, id=case.name, marks=[pytest.mark.xfail] if case.name in NOT_YET else [])
+    for case in CORPUS
+]
+REFUSED: Final = [
+    case for case in CORPUS if case.passed is None and not case.kept and case.name not in NOT_YET
+]

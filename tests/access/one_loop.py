@@ -1,0 +1,181 @@
+"""access, what stands behind it and its clients in one event loop of the kind used in production.
+
+In one loop a piece that is written is read before the next one is, so a stream arrives exactly
+as it was cut. Tests here are plain functions: the loop runs only while one of them talks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar, cast
+
+import uvicorn
+import uvloop
+
+from services.access.server import config_of
+from tests.access.conftest import settings_for
+from tests.access.upstream import Seen, Upstream, answer
+from tests.faults.waiting import until
+
+T = TypeVar("T")
+WITHIN_S: Final = 5.0  # for an answer that takes a millisecond: a hang, not a slow machine
+RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)  # no port stays in TIME_WAIT after thousands
+
+
+HELD: Final = b"/products/held"  # the one page that access may hold
+PAGE: Final = b'{"slug":"held","text":"' + b"word " * 40 + b'"}'
+PAGES: Final = b'{"pages":[{"path":"/products/{slug}","query":[]}]}'
+# What access asks business on its own account.
+ITS_OWN: Final = frozenset((b"/internal/pages", b"/ready"))
+
+
+async def echo(seen: Seen) -> bytes:
+    """Business' part for most tests: what was asked for is the answer."""
+    if seen.target in ITS_OWN:
+        return answer(PAGES, content_type="application/json")
+    if seen.target == HELD and seen.method in (b"GET", b"HEAD"):
+        said = answer(
+            PAGE,
+            content_type="application/json",
+            cache_control="public, s-maxage=60",
+            etag='"1"',
+            cache_tag="held",
+            x_internal_position="1",
+        )
+    else:
+        said = answer(seen.target)
+    return said if seen.method != b"HEAD" else said.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
+
+class Wire(asyncio.Protocol):
+    """One client connection: what was received, and whether the server has ended it."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.ended = False
+        self.reset = False
+        self._changed = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        own: socket.socket = transport.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self._changed.set()
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        self._changed.set()
+        return True  # this side may still send
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.reset = exc is not None
+        self.ended = True
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> bool:
+        """Whether the condition came true of what is received; False when it takes too long."""
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def send(self, pieces: Iterable[bytes]) -> None:
+        """Each piece arrives alone; what is left when the server has ended is not sent."""
+        for piece in pieces:
+            if self.transport.is_closing():
+                return
+            self.transport.write(piece)
+            await turn()
+
+
+async def turn() -> None:
+    """What was written before this is received after it, by a server in this loop."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+@dataclass
+class OneLoop:
+    """`talk` from plain code; `do` what has to run in the loop."""
+
+    runner: asyncio.Runner
+    port: int
+    upstream: Upstream
+    servers: list[uvicorn.Server] = field(default_factory=list)
+
+    def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(coroutine)
+
+    async def connect(self, port: int | None = None) -> Wire:
+        loop = asyncio.get_running_loop()
+        _, wire = await loop.create_connection(Wire, "127.0.0.1", port or self.port)
+        return wire
+
+    def talk(self, pieces: Iterable[bytes]) -> bytes:
+        """Send pieces on a connection of their own; all that came until the server ended it."""
+        return self.do(self.talked(pieces))
+
+    async def talked(self, pieces: Iterable[bytes], port: int | None = None) -> bytes:
+        wire = await self.connect(port)
+        try:
+            await wire.send(pieces)
+            assert await wire.until(lambda: wire.ended), f"not ended: {bytes(wire.received)!r}"
+            return bytes(wire.received)
+        finally:
+            wire.transport.abort()
+
+    def passed_on(self) -> list[Seen]:
+        """What business got of clients since the last time."""
+        seen = [one for one in self.upstream.requests if one.target not in ITS_OWN]
+        self.upstream.requests.clear()
+        return seen
+
+    def holds_a_page(self) -> bool:
+        """Have HELD in memory now, and say whether it is there: asked for twice, fetched once."""
+        ask = b"GET " + HELD + b" HTTP/1.1\r\nHost: a\r\n"
+        self.talk([ask + b"\r\n" + ask + b"Connection: close\r\n\r\n"])
+        return len(self.passed_on()) < 2
+
+
+class QuietServer(uvicorn.Server):
+    """uvicorn's server without its signal handlers: the signals are the test run's."""
+
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+async def started(config: uvicorn.Config) -> tuple[uvicorn.Server, asyncio.Task[None], int]:
+    """A server of this loop, its task and its port."""
+    server = QuietServer(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    task = asyncio.create_task(server.serve([listener]))
+    await until(lambda: server.started, within_s=10, what="the server listens")
+    return server, task, listener.getsockname()[1]
+
+
+@contextmanager
+def one_loop(**changes: object) -> Iterator[OneLoop]:
+    """access as it is configured in production, before a recording upstream."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        upstream = Upstream(echo)
+        runner.run(upstream.listen(0))
+        config = config_of(settings_for(upstream.url, **changes))
+        server, task, port = runner.run(started(config))
+        try:
+            yield OneLoop(runner, port, upstream)
+        finally:
+            server.should_exit = True
+            runner.run(asyncio.wait_for(task, 10))
+            runner.run(upstream.stop())

@@ -1,0 +1,64 @@
+"""Every case of the corpus through access: answered, kept and passed on as the RFCs say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.access.cases import Case
+from tests.access.corpus import CORPUS, EACH, REFUSED
+from tests.access.corpus_served import SERVED
+from tests.access.one_case import AFTER, BEFORE, behind, converse, judge
+from tests.access.one_loop import HELD, PAGE, OneLoop, one_loop
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[OneLoop]:
+    with one_loop() as lab:
+        yield lab
+
+
+def test_the_corpus_is_as_large_as_it_says() -> None:
+    names = [case.name for case in CORPUS]
+    assert len(names) == len(set(names)) >= 122
+    assert len(REFUSED) >= 200
+
+
+@pytest.mark.parametrize("case", EACH)
+def test_a_case(lab: OneLoop, case: Case) -> None:
+    judge(case, converse(lab, case, [case.data + AFTER]))
+
+
+@pytest.mark.parametrize("case", EACH)
+def test_a_case_behind_a_good_request(lab: OneLoop, case: Case) -> None:
+    judge(case, behind(converse(lab, case, [BEFORE + case.data + AFTER], before=1)))
+
+
+def test_what_is_malformed_is_never_answered_from_memory(lab: OneLoop) -> None:
+    """The corpus aimed at a page that access holds."""
+    if not lab.holds_a_page():
+        pytest.skip("access holds no pages yet")
+    answered = []
+    for case in REFUSED:
+        assert lab.holds_a_page()
+        outcome = converse(lab, case, [case.aimed_at(HELD).data + AFTER])
+        statuses = {reply.status for reply in outcome.replies}
+        if not statuses <= case.statuses or outcome.passed:
+            answered.append((case.name, statuses, outcome.passed))
+    assert answered == []
+
+
+def test_what_is_odd_but_right_is_answered_from_memory(lab: OneLoop) -> None:
+    if not lab.holds_a_page():
+        pytest.skip("access holds no pages yet")
+    cases = [case for case in SERVED if case.data.startswith(b"GET /here HTTP/1.")]
+    plain = [case for case in cases if case.passed and not case.passed.body]
+    assert len(plain) > 20
+    for case in plain:
+        assert lab.holds_a_page()
+        outcome = converse(lab, case, [case.aimed_at(HELD).data + AFTER])
+        assert (outcome.replies[0].status, outcome.replies[0].body) == (200, PAGE), case.name
+        assert len(outcome.replies) == 1 + case.kept, case.name
+        passed = [seen.target for seen in outcome.passed]
+        assert passed == [b"/after"] * case.kept, case.name
