@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.access.eviction import GHOST_BYTES, MAIN, OUT, SMALL, S3Fifo
-
 from tests.faults.figures import record
 
 
