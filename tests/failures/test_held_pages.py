@@ -23,7 +23,10 @@ HEALED_WITHIN_S: Final = 45.0
 
 
 async def reprice(books: Books, goods: Goods, price_minor: int) -> float:
-    """Change the price as an import does; returns when (monotonic) it was committed."""
+    """Change the price as an import does; returns when (monotonic) it was committed.
+
+    Nobody wakes the relay: it looks every 100 ms.
+    """
     tag = f"product-{goods.product_id}"
     async with books.connection.transaction():
         await books.rows(
@@ -55,6 +58,7 @@ async def test_held_pages_go_on_without_valkey_and_without_business(
         async with parts.held_down("valkey"):
             late_s = []
             for number, goods in enumerate(many[:10]):
+                await holder.price(goods)  # so that it has just been looked at: the worst case
                 committed_at = await reprice(books, goods, 200 + number)
                 late_s.append(await replaced_after(holder, goods, 200 + number, committed_at))
             assert holder.stream.verified_since() is None
