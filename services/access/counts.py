@@ -47,7 +47,7 @@ class Counts:
         self.unknown = Tally()
         # Requests (or what was sent in place of one) refused before they had a class: 400, 408, …
         self.refused: dict[int, int] = {}
-        self.connections_total = 0
+        self.out_of_memory_total = 0  # requests refused because the process was near its limit
 
     def refuse(self, status: int) -> None:
         self.refused[status] = self.refused.get(status, 0) + 1
