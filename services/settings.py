@@ -76,6 +76,13 @@ def _parts(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _http_urls(value: str) -> str:
+    urls = [_http_url(part) for part in _parts(value)]
+    if not urls:
+        raise ValueError("must look like http://host:port")
+    return ",".join(urls)
+
+
 def _split(value: object) -> object:
     if isinstance(value, str):
         return _parts(value)
@@ -85,6 +92,7 @@ def _split(value: object) -> object:
 Secret = Annotated[SecretStr, AfterValidator(_strong)]
 PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+HttpUrls = Annotated[str, AfterValidator(_http_urls)]
 NetworkList = Annotated[str, AfterValidator(_networks)]
 RateList = Annotated[str, AfterValidator(_rates)]
 
@@ -221,7 +229,9 @@ class AccessSettings(InternalSettings, ValkeySettings):
     access_memory_limit_bytes: int = Field(
         0, ge=0, description="of one process; above 85 % of it access sheds memory; 0: none"
     )
-    business_url: HttpUrl = Field(description="base address of business")
+    business_url: HttpUrls = Field(
+        description="base address of business; several by commas, or a name that stands for several"
+    )
     page_pool_size: int = Field(
         default_factory=lambda: 4 * cores(),
         ge=1,
@@ -275,6 +285,10 @@ class AccessSettings(InternalSettings, ValkeySettings):
     connection_limit_by_address: int = Field(
         1000, ge=1, description="client connections of one address (IPv6: /64) at one process"
     )
+
+    @property
+    def business_urls(self) -> list[str]:
+        return _parts(self.business_url)
 
     @model_validator(mode="after")
     def _whole_tls(self) -> AccessSettings:

@@ -137,6 +137,28 @@ def test_several_hosts_make_one_primary(environment: Path, monkeypatch: pytest.M
     assert load(DatabaseSettings).primary_dsn == dsn
 
 
+@pytest.mark.parametrize(
+    ("value", "urls"),
+    [
+        ("http://business:8081/", ["http://business:8081"]),
+        (" http://a:1, https://b:2/ ,", ["http://a:1", "https://b:2"]),
+    ],
+)
+def test_business_may_have_several_addresses(
+    value: str, urls: list[str], environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERCET_BUSINESS_URL", value)
+    assert load(AccessSettings).business_urls == urls
+
+
+@pytest.mark.parametrize("value", ["", ",", "business:8081", "http://a:1,nonsense"])
+def test_business_without_a_good_address_is_refused(
+    value: str, environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERCET_BUSINESS_URL", value)
+    assert "TERCET_BUSINESS_URL" in refusal(AccessSettings)
+
+
 def test_settings_do_not_change_once_they_are_read(environment: Path) -> None:
     settings = load(BusinessSettings)
     with pytest.raises(ValueError, match="frozen"):
