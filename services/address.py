@@ -40,8 +40,8 @@ class Address:
         self.host_line = host_line(_authority(host, port, 80 if tls is None else 443).encode())
         self.answered_total = 0
         self.failures = 0  # in a row
-        self._ip = ip or host
-        self._tls = tls
+        self.ip = ip or host
+        self.tls = tls
         self._unacked_s = unacked_s
 
     async def connect(self, make: Callable[[], Connection], within_s: float) -> Connection:
@@ -60,7 +60,7 @@ class Address:
         The resolver sorts them (RFC 6724): its first would be the same instance every time.
         """
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(self._ip, self.port, type=socket.SOCK_STREAM)
+        found = await loop.getaddrinfo(self.ip, self.port, type=socket.SOCK_STREAM)
         addresses = [address[:2] for *_, address in found]
         random.shuffle(addresses)
         while True:
@@ -68,8 +68,8 @@ class Address:
                 transport, connection = await loop.create_connection(
                     make,
                     *addresses.pop(),
-                    ssl=self._tls,
-                    server_hostname=None if self._tls is None else self.host,
+                    ssl=self.tls,
+                    server_hostname=None if self.tls is None else self.host,
                 )
             except OSError:
                 if not addresses:

@@ -61,7 +61,7 @@ class Client(ABC):
     async def _connect(
         self, deadline: Deadline, patience: Patience, avoid: Connection | None
     ) -> Connection:
-        """A new connection in a place that has been taken; or NotSent, and the place is free."""
+        """A new connection in the place that was taken for it; or NotSent."""
 
     # Figures
 
@@ -241,7 +241,7 @@ class Client(ABC):
             if connection is None:
                 connection = await self._places.wait(deadline, patience)
                 if connection is None:
-                    connection = await self._connect(deadline, patience, avoid)
+                    connection = await self._fill_place(deadline, patience, avoid)
                 elif not connection.alive or not (repeatable or is_quiet(connection)):
                     continue
             if deadline.left_s() * 1000 <= self._hop_ms:
@@ -250,6 +250,15 @@ class Client(ABC):
                     connection.owner.put_back(connection)
                 raise PoolTimedOut("too little time was left when a connection became free")
             return connection
+
+    async def _fill_place(
+        self, deadline: Deadline, patience: Patience, avoid: Connection | None
+    ) -> Connection:
+        try:
+            return await self._connect(deadline, patience, avoid)
+        except BaseException:
+            self._places.pass_on()
+            raise
 
     def _time_line(self, deadline: Deadline) -> bytes:
         if not self._tells_time or deadline.at == math.inf:

@@ -42,7 +42,7 @@ class Owner(Protocol):
         """An exchange ended with its answer; the connection is free."""
 
     def ended(self, connection: Connection, error: BaseException | None) -> None:
-        """It is gone; error: an exchange that ran ends so."""
+        """It is gone; error: how the exchange that ran failed, unless it was given up here."""
 
     def put_back(self, connection: Connection) -> None:
         """Nothing was sent on it after all: it is free."""
@@ -99,6 +99,10 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self.alive = True
+
+    def answer_header(self, name: bytes) -> bytes | None:
+        """The first value of a header of the last answer."""
+        return next((value for key, value in self._headers if key == name), None)
 
     def unread(self) -> bool:
         """Whether the idle connection has something to read: it was closed, or is out of step."""
@@ -174,11 +178,9 @@ class Connection(asyncio.Protocol):
         # The parser holds this object's methods: a cycle that need not wait for the collector.
         self._parser = None  # type: ignore[assignment]
         caller, self._caller = self._caller, None
-        if caller is not None and error is None:
-            error = ConnectionLost("the connection was given up")
-        self.owner.ended(self, error)
-        if caller is not None and error is not None:
-            self._fail(caller, error)
+        self.owner.ended(self, None if caller is None else error)
+        if caller is not None:
+            self._fail(caller, error or ConnectionLost("the connection was given up"))
 
     def _fail(self, caller: Caller, error: BaseException) -> None:
         if not caller.done():

@@ -52,18 +52,16 @@ class Connections:
         return None
 
     async def connect(self, deadline: Deadline, patience: Patience) -> Connection:
-        """A new connection, busy, in a place that was taken for it; or NotSent."""
+        """A new connection, busy, in the place that was taken for it; or NotSent, and the place
+        is still the caller's."""
         within_s = min(deadline.left_s(), patience.connect_s)
-        try:
-            connection = await self.address.connect(self._make, within_s)
-        except BaseException:
-            self._places.pass_on()
-            raise
+        connection = await self.address.connect(self._make, within_s)
         jitter = random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)  # noqa: S311 - no secret
         connection.retire_at = time.monotonic() + self._max_age_s * jitter
         self.busy.add(connection)
         self.opened_total += 1
         if self._places.closed:
+            self.busy.discard(connection)
             connection.drop()
             raise PoolClosed("the pool was closed")
         return connection
@@ -75,9 +73,12 @@ class Connections:
         """End the connection that has been idle longest."""
         self.idle[0].drop()
 
-    def drop_idle(self) -> None:
+    def retire(self) -> None:
+        """Use no connection of now any more: each ends at once, or with its exchange."""
         for connection in list(self.idle):
             connection.drop()
+        for connection in self.busy:
+            connection.retire_at = 0.0
 
     def close(self) -> None:
         if self._sweeper is not None:

@@ -89,10 +89,12 @@ class Pool(Client):
         hop_ms: int | None = None,
         patience: Patience | None = None,
         limits: AnswerLimits | None = None,
+        ip: str | None = None,
     ) -> None:
+        """ip: the only address of the host to connect to; else its name is asked for each time."""
         super().__init__(size=size, hop_ms=hop_ms, patience=patience)
         self._part = Connections(
-            Address(host, port, tls=tls),
+            Address(host, port, tls=tls, ip=ip),
             self._places,
             idle_s=idle_s,
             max_age_s=max_age_s,
