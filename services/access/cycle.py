@@ -6,23 +6,84 @@ uvicorn writes head and body apart: two system calls, two packets and two wake-u
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from services.request import CONTROLS
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
+    from uvicorn._types import (
+        ASGISendEvent,
+        HTTPResponseBodyEvent,
+        HTTPResponseStartEvent,
+        HTTPScope,
+    )
+
+    from services.access.passage import Passage
 
 JOINED_BODY_BYTES: Final = 16_384  # a longer body is not copied behind its head
 Headers = list[tuple[bytes, bytes]]
+
+uvicorn_log = logging.getLogger("uvicorn.error")
 
 
 class AnswerCycle(RequestResponseCycle):
     """uvicorn's cycle for a request that has arrived whole."""
 
     _start: HTTPResponseStartEvent | None = None
+
+    @classmethod
+    def of(
+        cls,
+        passage: Passage,
+        *,
+        path: str,
+        transport: asyncio.Transport,
+        flow: FlowControl,
+        default_headers: Headers,
+        keep_alive: bool,
+        on_response: Callable[[], None],
+    ) -> AnswerCycle:
+        """The cycle of a request; on_response is called when it is answered."""
+        raw_path, _, query = passage.target.partition(b"?")
+        client = passage.client
+        scope: HTTPScope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": None,
+            "client": (client.address, 0) if client is not None else None,
+            "scheme": client.scheme if client is not None else "http",
+            "method": passage.method.decode("ascii"),
+            "root_path": "",
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": passage.headers,
+            "state": {},
+        }
+        cycle = cls(
+            scope=scope,
+            transport=transport,
+            flow=flow,
+            logger=uvicorn_log,
+            access_logger=uvicorn_log,
+            access_log=False,
+            default_headers=default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=keep_alive,
+            on_response=on_response,
+        )
+        cycle.body += passage.body
+        cycle.more_body = False
+        cycle.message_event.set()
+        return cycle
 
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start" and not self.response_started:

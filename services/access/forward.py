@@ -1,23 +1,30 @@
-"""Passing a request on to business: rebuilt from its parsed parts, never its bytes.
+"""Passing requests on to business: rebuilt from their parsed parts, never their bytes.
 
-What business is told about the client is written here and nowhere else. X-Forwarded-For is the
-address of the connection, X-Forwarded-Proto its scheme, X-Forwarded-Host the client's Host; what
-a client says in those fields, in Forwarded or in X-Real-IP is dropped.
+The usual request costs no task and no future: it is written to an idle connection of its class in
+the callback in which it was read, and answered in the callback in which its answer was read. What
+has to wait for anything (a place, a connection, a token to be looked up) takes a task.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import time
 from typing import Final
 
 import orjson
 
-from services.access.identity import Identities
-from services.access.routes import SAFE, Route
+from services.access.admission import Admission, Outcome
+from services.access.client_address import Networks, client_of
+from services.access.fields import Sorted, answer_fields
+from services.access.identity import Identities, Unasked, claim_of
+from services.access.passage import KEYED, Client, Passage
+from services.access.routes import Route
+from services.access.tracing import made_traceparent
 from services.deadline import Deadline
+from services.exchange import Repeatable
 from services.keepalive import (
     AnswerTimedOut,
+    ConnectFailed,
     ExchangeError,
     Headers,
     NotSent,
@@ -29,158 +36,233 @@ from services.keepalive import (
 from services.problems import (
     BadGateway,
     GatewayTimeout,
+    InternalError,
     InvalidRequest,
     Problem,
     Unavailable,
 )
 from services.settings import AccessSettings
+from services.telemetry import logger, request_id_var
+
+log = logger(__name__)
 
 # Business closes idle connections after 75 s; a connection is not used after most of that.
 IDLE_S: Final = 60.0
 # Business gets less time than access has, so that its own answer about lateness comes first.
 HOP_MS: Final = 20
+CONTROL_SIZE: Final = 8  # short reads of a millisecond: some 8,000 a second
 LOOKUP_S: Final = 1.0  # one indexed read
-DRAIN_S: Final = 0.7  # after the 1 s of uvicorn's own, of the 3 s a stop may take
-
-# RFC 9110 7.6.1, and the older ones that servers still act on.
-HOP_BY_HOP: Final = frozenset(
-    (
-        *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"),
-        *(b"transfer-encoding", b"proxy-authenticate", b"proxy-authorization"),
-        *(b"http2-settings", b"proxy-authentication-info"),
-    )
-)
-# Names with which access or business speak to each other: from a client they are lies.
-INTERNAL: Final = frozenset(
-    (
-        *(b"x-internal-secret", b"x-request-id", b"x-deadline-ms", b"x-customer-id"),
-        *(b"traceparent", b"tracestate"),
-    )
-)
-# Names by which some proxy or framework is told where a request came from or goes to.
-ORIGIN: Final = frozenset(
-    (
-        *(b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip"),
-        *(b"true-client-ip", b"cf-connecting-ip", b"fastly-client-ip", b"x-user-id"),
-        *(b"x-original-url", b"x-rewrite-url", b"x-original-host", b"x-host"),
-        *(b"x-http-method-override", b"x-http-method", b"x-method-override"),
-    )
-)
-WRITTEN_BY_POOL: Final = frozenset((b"host", b"content-length", b"expect"))
-NOT_ANSWERED: Final = frozenset(
-    (b"server", b"date", b"x-powered-by", b"content-length", b"cache-tag")
-)
-CREDENTIALS: Final[dict[Route, frozenset[bytes]]] = {
-    Route.PAGE: frozenset((b"authorization", b"cookie")),
-    Route.OPERATOR: frozenset(),
-    Route.CHECKOUT: frozenset((b"authorization",)),
-    Route.PAYMENT: frozenset((b"authorization",)),
-    Route.OTHER: frozenset((b"authorization",)),
-}
-# Where business takes an Idempotency-Key. Elsewhere a request that is sent again is done again.
-KEYED: Final = frozenset((Route.CHECKOUT, Route.PAYMENT))
-
-
-@dataclass(slots=True)
-class Incoming:
-    """A client's request as parsed parts; header names are lower-case."""
-
-    method: bytes
-    target: bytes  # path and query as sent
-    route: Route
-    headers: Headers
-    body: bytes
-    client: bytes  # address of the connection
-    scheme: bytes
-    host: bytes
-    deadline: Deadline
-    request_id: bytes
-    traceparent: bytes
-    traced: bool  # whether traceparent is the client's, so that its tracestate belongs to it
+DRAIN_S: Final = 0.7  # after the 1 s of the server's own, of the 3 s a stop may take
+DRAIN_STEP_S: Final = 0.01
+OVERLOADED: Final = frozenset((503, 504))  # what business answers when it could not keep up
 
 
 class Forwarder:
     """The connections to business, one pool for each class of traffic."""
 
-    def __init__(self, settings: AccessSettings) -> None:
+    def __init__(self, settings: AccessSettings, admission: Admission, proxies: Networks) -> None:
+        self._admission = admission
+        self._proxies = proxies
         self._secret = settings.internal_secret.get_secret_value().encode()
-        url, pages = settings.business_url, settings.page_pool_size
 
         def pool(size: int) -> Pool:
-            return Pool.to(url, size=size, idle_s=IDLE_S, hop_ms=HOP_MS)
+            return Pool.to(settings.business_url, size=size, idle_s=IDLE_S, hop_ms=HOP_MS)
 
         self.pools = {
-            Route.PAGE: pool(pages),
-            Route.CHECKOUT: pool(pages),
+            Route.PAGE: pool(settings.page_pool_size),
+            Route.CHECKOUT: pool(settings.checkout_pool_size),
             Route.PAYMENT: pool(settings.payment_pool_size),
-            Route.OTHER: pool(pages),
+            Route.OTHER: pool(settings.other_pool_size),
         }
         self.pools[Route.OPERATOR] = self.pools[Route.OTHER]
         # Identities and readiness: short reads that no other class may hold up.
-        self.control = pool(pages)
+        self.control = pool(CONTROL_SIZE)
         self.identities = Identities(self._customer_by_digest)
-        self._begun: set[asyncio.Task[Response]] = set()
+        self._live: set[Passage] = set()
 
-    async def forward(self, incoming: Incoming) -> Response:
-        """Business' answer with its headers cleaned, or the Problem that says why there is none.
+    def start(self, passage: Passage, route: Route) -> None:
+        """Pass a request on; its client is answered once, maybe before this returns."""
+        passage.route = route
+        passage.carrier = self
+        self._live.add(passage)
+        try:
+            fields = passage.sorted = Sorted(passage.headers, route)
+            passage.request_id = fields.request_id
+            customer_id = self._customer(passage, fields)
+            if isinstance(customer_id, Unasked) or not self._admission.try_enter(route):
+                self._take_time(passage, None)
+                return
+            passage.admitted_at = time.monotonic()
+            headers = self._headers(passage, fields, customer_id)
+            begun = self.pools[route].begin(
+                passage.method,
+                passage.target,
+                headers,
+                passage.body,
+                deadline=passage.deadline,
+                caller=passage,
+            )
+            if not begun:
+                self._take_time(passage, headers)
+        except Problem as problem:
+            self._refuse(passage, problem, "ignored")
+        except ExchangeError as error:
+            self.failed(passage, error)
 
-        A payment or order that has begun goes on when its client leaves: cancelling this does
-        not cancel it.
-        """
-        customer_id = None
-        if incoming.route not in (Route.PAGE, Route.OPERATOR):
-            customer_id = await self.identities.customer_of(incoming.headers, incoming.deadline)
-        if incoming.route not in (Route.PAYMENT, Route.CHECKOUT):
-            return await self._send(incoming, customer_id)
-        task = asyncio.create_task(self._send(incoming, customer_id))
-        self._begun.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+    def leave(self, passage: Passage) -> None:
+        """The client has gone: the work ends with it, unless an order or payment has begun."""
+        if passage.over:
+            return
+        passage.client = None
+        if passage.route in KEYED and passage.admitted_at:
+            return
+        task, route = passage.task, passage.route
+        self._end(passage, "ignored")
+        if task is not None:
+            task.cancel()
+        elif route is not None:
+            self.pools[route].abandon(passage)
+
+    def give_up(self, passage: Passage) -> None:
+        """Somebody else answers this request."""
+        if passage.carrier is not None and not passage.over:
+            self._end(passage, "ignored")
+
+    async def fetch_page(self, target: bytes, extra: Headers, deadline: Deadline) -> Response:
+        """A page as business has it for everybody: no word of a client goes along."""
+        if not self._admission.try_enter(Route.PAGE):
+            await self._admission.enter(Route.PAGE, deadline)
+        began_at = time.monotonic()
+        traceparent = made_traceparent()
+        headers = [
+            *extra,
+            (b"accept", b"*/*"),
+            (b"x-internal-secret", self._secret),
+            (b"x-request-id", traceparent[3:35]),
+            (b"traceparent", traceparent),
+        ]
+        outcome: Outcome = "ignored"
+        try:
+            answer = await self.pools[Route.PAGE].request(
+                b"GET", target, headers, deadline=deadline
+            )
+            outcome = outcome_of(answer)
+        except ExchangeError as error:
+            outcome = outcome_of_failure(error)
+            raise problem_of(error) from error
+        finally:
+            self._admission.leave(Route.PAGE, time.monotonic() - began_at, outcome)
+        return answer
 
     async def aclose(self) -> None:
-        """Let what has begun end, for a moment, then close every connection."""
-        if self._begun:
-            await asyncio.wait(self._begun, timeout=DRAIN_S)
+        """Let orders and payments that have begun end, for a moment; then end everything."""
+        give_up_at = time.monotonic() + DRAIN_S
+        while any(one.route in KEYED for one in self._live) and time.monotonic() < give_up_at:  # noqa: ASYNC110 - each ends in a callback, and none knows whether it is the last
+            await asyncio.sleep(DRAIN_STEP_S)
+        for passage in list(self._live):
+            self._refuse(passage, passage.cut_short(), "ignored")
+            if passage.task is not None:
+                passage.task.cancel()
         for pool in {*self.pools.values(), self.control}:
             await pool.aclose()
 
-    async def _send(self, incoming: Incoming, customer_id: str | None) -> Response:
-        headers = self._headers(incoming, customer_id)
-        try:
-            answer = await self.pools[incoming.route].request(
-                incoming.method,
-                incoming.target,
-                headers,
-                incoming.body,
-                deadline=incoming.deadline,
-            )
-        except ExchangeError as error:
-            safe = incoming.method in SAFE
-            advice = "" if safe else may_have_happened(incoming.route, incoming.headers)
-            raise problem_of(error, if_sent=advice) from error
-        return Response(answer.status, answer_headers(incoming, answer), answer.body)
+    # What a pool calls (through the passage)
 
-    def _headers(self, incoming: Incoming, customer_id: str | None) -> Headers:
-        credentials = CREDENTIALS[incoming.route]
-        named = connection_names(incoming.headers)
-        headers = [
-            field
-            for field in incoming.headers
-            if goes_on(field[0]) and field[0] not in credentials and field[0] not in named
-        ]
-        if incoming.traced:
-            headers += [field for field in incoming.headers if field[0] == b"tracestate"]
+    def arrived(self, passage: Passage, answer: Response) -> None:
+        client = passage.client
+        self._end(passage, outcome_of(answer))
+        if client is not None:
+            fields = answer_fields(answer, to_head=passage.method == b"HEAD")
+            client.answer(passage, answer.status, fields, answer.body)
+
+    def failed(self, passage: Passage, error: BaseException) -> None:
+        if not isinstance(error, ExchangeError):
+            raise error
+        begun = passage.task is None
+        if begun and isinstance(error, Repeatable) and passage.sorted is not None:
+            self._take_time(passage, passage.sorted.passed)  # once more, on a fresh connection
+            return
+        self._refuse(passage, problem_of(error, passage.advice()), outcome_of_failure(error))
+
+    # Parts of it
+
+    def _customer(self, passage: Passage, fields: Sorted) -> str | Unasked | None:
+        if passage.route is Route.PAGE or passage.route is Route.OPERATOR:
+            return None
+        return self.identities.known(claim_of(fields.authorizations, fields.cookies))
+
+    def _take_time(self, passage: Passage, headers: Headers | None) -> None:
+        passage.task = asyncio.get_running_loop().create_task(self._pass_on(passage, headers))
+
+    async def _pass_on(self, passage: Passage, headers: Headers | None) -> None:
+        request_id_var.set(passage.request_id.decode())
+        try:
+            answer = await self._answer_of(passage, headers)
+        except Problem as problem:
+            self._refuse(passage, problem, "ignored")
+        except ExchangeError as error:
+            if not passage.over:
+                self.failed(passage, error)
+        except Exception:
+            log.exception("bug", target=passage.target.decode("latin-1"))
+            self._refuse(passage, InternalError(), "ignored")
+        else:
+            if not passage.over:
+                self.arrived(passage, answer)
+
+    async def _answer_of(self, passage: Passage, headers: Headers | None) -> Response:
+        route, fields = passage.route, passage.sorted
+        if route is None or fields is None:
+            raise RuntimeError("a request is passed on before its route is known")
+        if headers is None:
+            customer_id = None
+            if route is not Route.PAGE and route is not Route.OPERATOR:
+                claim = claim_of(fields.authorizations, fields.cookies)
+                customer_id = await self.identities.customer_of(claim, passage.deadline)
+            if not self._admission.try_enter(route):
+                await self._admission.enter(route, passage.deadline)
+            passage.admitted_at = time.monotonic()
+            headers = self._headers(passage, fields, customer_id)
+        return await self.pools[route].request(
+            passage.method, passage.target, headers, passage.body, deadline=passage.deadline
+        )
+
+    def _headers(self, passage: Passage, fields: Sorted, customer_id: str | None) -> Headers:
+        client = passage.client
+        headers = fields.passed
         headers += (
             (b"x-internal-secret", self._secret),
-            (b"x-request-id", incoming.request_id),
-            (b"traceparent", incoming.traceparent),
-            (b"x-forwarded-for", incoming.client),
-            (b"x-forwarded-proto", incoming.scheme),
-            (b"x-forwarded-host", incoming.host),
+            (b"x-request-id", fields.request_id),
+            (b"traceparent", fields.traceparent),
+            (b"x-forwarded-host", passage.host),
         )
+        if client is not None:
+            headers += (
+                (b"x-forwarded-for", self._address_of(passage, client).encode()),
+                (b"x-forwarded-proto", client.scheme.encode()),
+            )
         if customer_id is not None:
             headers.append((b"x-customer-id", customer_id.encode()))
         return headers
+
+    def _address_of(self, passage: Passage, client: Client) -> str:
+        if not self._proxies:
+            return client.address
+        return client_of(client.address, passage.headers, self._proxies)
+
+    def _refuse(self, passage: Passage, problem: Problem, outcome: Outcome) -> None:
+        if passage.over:
+            return
+        client = passage.client
+        self._end(passage, outcome)
+        if client is not None:
+            client.refuse(passage, problem)
+
+    def _end(self, passage: Passage, outcome: Outcome) -> None:
+        passage.over = True
+        self._live.discard(passage)
+        if passage.admitted_at and passage.route is not None:
+            self._admission.leave(passage.route, time.monotonic() - passage.admitted_at, outcome)
 
     async def _customer_by_digest(self, digest: str, deadline: Deadline) -> str | None:
         deadline = deadline.within(LOOKUP_S)
@@ -196,78 +278,23 @@ class Forwarder:
             return None
         raise Unavailable("The token could not be checked.", retry_after_s=1)
 
-    def _ended(self, task: asyncio.Task[Response]) -> None:
-        self._begun.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen here, should the client have left
+
+def outcome_of(answer: Response) -> Outcome:
+    """What an answer says about the load of business, for the limit on requests to it."""
+    return "dropped" if answer.status in OVERLOADED else "ok"
 
 
-_goes_on: dict[bytes, bool] = {}  # decisions by header name; bounded, clients choose the names
+def outcome_of_failure(error: ExchangeError) -> Outcome:
+    """The same of a request without an answer. That nobody listens says nothing about load."""
+    return "ignored" if isinstance(error, ConnectFailed | UnsafeRequest) else "dropped"
 
 
-def goes_on(name: bytes) -> bool:
-    """Whether a client's header is passed on.
-
-    A name with an underscore is not: a server that reads names as CGI does would take
-    x_internal_secret for x-internal-secret.
-    """
-    decided = _goes_on.get(name)
-    if decided is None:
-        decided = not (
-            name in HOP_BY_HOP
-            or name in INTERNAL
-            or name in ORIGIN
-            or name in WRITTEN_BY_POOL
-            or name.startswith((b"x-forwarded-", b"x-internal-", b"x-tercet-"))
-            or b"_" in name
-        )
-        if len(_goes_on) < 1024:
-            _goes_on[name] = decided
-    return decided
-
-
-def connection_names(headers: Headers) -> frozenset[bytes] | set[bytes]:
-    """The header names that Connection declares to be for this hop only (RFC 9110 7.6.1)."""
-    named = [value for name, value in headers if name == b"connection"]
-    if not named:
-        return frozenset()
-    return {token.strip().lower() for value in named for token in value.split(b",")}
-
-
-def answer_headers(incoming: Incoming, answer: Response) -> Headers:
-    """The headers of business' answer that are for the client."""
-    named = connection_names(answer.headers)
-    headers = [
-        field
-        for field in answer.headers
-        if field[0] not in NOT_ANSWERED
-        and field[0] not in HOP_BY_HOP
-        and field[0] not in INTERNAL
-        and field[0] not in named
-        and not field[0].startswith(b"x-internal-")
-    ]
-    if incoming.method == b"HEAD":
-        length = answer.header(b"content-length")
-        if length is not None:
-            headers.append((b"content-length", length))
-    elif answer.status not in (204, 304):
-        headers.append((b"content-length", b"%d" % len(answer.body)))
-    return headers
-
-
-def may_have_happened(route: Route | None, headers: Headers) -> str:
-    """What to do about an unsafe request whose outcome nobody here knows."""
-    if route in KEYED and any(name == b"idempotency-key" for name, _ in headers):
-        return "It may have happened; ask with the same Idempotency-Key."
-    return "It may have happened; look before you send it again."
-
-
-def problem_of(error: ExchangeError, *, if_sent: str = "") -> Problem:
-    """What a client is told about a request without an answer; if_sent: when it was sent."""
+def problem_of(error: ExchangeError, advice: str = "") -> Problem:
+    """What a client is told about a request without an answer; advice: for when it was sent."""
     if isinstance(error, UnsafeRequest):
         return InvalidRequest("The request has characters that can not be passed on.")
     if isinstance(error, NotSent):
         return Unavailable("Nothing was done; try again.", retry_after_s=1)
     if isinstance(error, AnswerTimedOut | SendTimedOut):
-        return GatewayTimeout(if_sent)
-    return BadGateway(if_sent)
+        return GatewayTimeout(advice)
+    return BadGateway(advice)

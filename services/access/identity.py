@@ -7,7 +7,7 @@ import hashlib
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.deadline import Deadline
 from services.problems import InvalidRequest, Unauthenticated
@@ -21,7 +21,22 @@ KNOWN_LIMIT: Final = 65_536
 UNKNOWN_LIMIT: Final = 8_192
 
 Lookup = Callable[[str, Deadline], Awaitable[str | None]]
-Headers = list[tuple[bytes, bytes]]
+
+
+class Claim(NamedTuple):
+    """The token that a request shows, if any, and whether as a bearer token or in a cookie."""
+
+    token: bytes | None
+    bearer: bool
+
+
+class Unasked(NamedTuple):
+    """Nobody here knows a token with this SHA-256, in hex; business has to be asked."""
+
+    digest: str
+
+
+NOBODY: Final = Claim(None, bearer=False)
 
 
 class Identities:
@@ -33,37 +48,40 @@ class Identities:
         self._unknown: dict[str, float] = {}
         self._running: dict[str, asyncio.Task[str | None]] = {}
 
-    async def customer_of(self, headers: Headers, deadline: Deadline) -> str | None:
-        """The customer's id; None for nobody.
+    def known(self, claim: Claim) -> str | Unasked | None:
+        """The customer's id without asking anybody; None for nobody.
 
-        Raises Unauthenticated for a bearer token that nobody has, and what `lookup` raises.
-        A cookie that nobody has counts as none: browsers keep old ones.
+        Raises Unauthenticated for a bearer token that nobody has. A cookie that nobody has counts
+        as none: browsers keep old ones.
         """
-        bearer = bearer_token(headers)
-        if bearer is not None:
-            customer_id = await self._customer(bearer, deadline)
-            if customer_id is None:
-                raise Unauthenticated
-            return customer_id
-        cookie = cookie_token(headers)
-        return None if cookie is None else await self._customer(cookie, deadline)
-
-    async def _customer(self, token: bytes, deadline: Deadline) -> str | None:
-        if TOKEN.fullmatch(token) is None:
+        token = claim.token
+        if token is None:
             return None
+        if TOKEN.fullmatch(token) is None:
+            return _nobody(claim)
         digest = hashlib.sha256(token).hexdigest()
         now = time.monotonic()
-        known = self._known.get(digest)
-        if known is not None and now < known[1]:
-            return known[0]
+        held = self._known.get(digest)
+        if held is not None and now < held[1]:
+            return held[0]
         if now < self._unknown.get(digest, 0.0):
-            return None
+            return _nobody(claim)
+        return Unasked(digest)
+
+    async def customer_of(self, claim: Claim, deadline: Deadline) -> str | None:
+        """The same, asking business where it has to; also raises what `lookup` raises."""
+        known = self.known(claim)
+        if not isinstance(known, Unasked):
+            return known
+        digest = known.digest
         running = self._running.get(digest)
         if running is None:
             running = asyncio.create_task(self._ask(digest, deadline))
             self._running[digest] = running
             running.add_done_callback(lambda done: self._asked(digest, done))
-        return await asyncio.shield(running)  # one caller that leaves takes nobody else along
+        # One caller that leaves takes nobody else along.
+        customer_id = await asyncio.shield(running)
+        return _nobody(claim) if customer_id is None else customer_id
 
     async def _ask(self, digest: str, deadline: Deadline) -> str | None:
         customer_id = await self._lookup(digest, deadline)
@@ -90,27 +108,35 @@ def _make_room(held: dict[str, tuple[str, float]] | dict[str, float], limit: int
         del held[next(iter(held))]  # the oldest: dicts keep their order
 
 
-def bearer_token(headers: Headers) -> bytes | None:
-    """The bearer token; Unauthenticated for any other scheme, since there is none here."""
-    values = [value for name, value in headers if name == b"authorization"]
-    if not values:
-        return None
-    if len(values) > 1:
+def claim_of(authorizations: list[bytes], cookies: list[bytes]) -> Claim:
+    """Who the values of Authorization and Cookie say that a request comes from.
+
+    Unauthenticated for a scheme other than Bearer, since there is none here.
+    """
+    if not authorizations:
+        return Claim(_cookie_token(cookies), bearer=False) if cookies else NOBODY
+    if len(authorizations) > 1:
         raise InvalidRequest(
             errors=[{"field": "authorization", "detail": "is there more than once"}]
         )
-    scheme, _, token = values[0].partition(b" ")
+    scheme, _, token = authorizations[0].partition(b" ")
     if scheme.lower() != b"bearer":
         raise Unauthenticated
-    return token.strip()
+    return Claim(token.strip(), bearer=True)
 
 
-def cookie_token(headers: Headers) -> bytes | None:
+def _cookie_token(cookies: list[bytes]) -> bytes | None:
     """The customer's cookie, the first one where there are several."""
-    for name, value in headers:
-        if name == b"cookie" and COOKIE in value:
+    for value in cookies:
+        if COOKIE in value:
             for pair in value.split(b";"):
                 key, _, token = pair.strip().partition(b"=")
                 if key == COOKIE:
                     return token.strip(b'"')
+    return None
+
+
+def _nobody(claim: Claim) -> str | None:
+    if claim.bearer:
+        raise Unauthenticated
     return None

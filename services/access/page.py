@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from services.access.cache_control import Terms, terms_of
 from services.access.encodings import ENCODED_MIN_BYTES, IDENTITY, NAMES
 from services.access.eviction import OUT
-from services.access.forward import HOP_BY_HOP, INTERNAL, NOT_ANSWERED, connection_names
+from services.access.fields import HOP_BY_HOP, INTERNAL, NOT_ANSWERED, connection_names
 from services.exchange import Headers, Response
 from services.request import CONTROLS
 

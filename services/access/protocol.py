@@ -1,337 +1,529 @@
-"""uvicorn's httptools protocol as access needs it: strict about framing, bounded, and patient.
+"""One client connection: requests are read, answered in order, and bounded in bytes and time.
 
-A request reaches the application only when it is whole, so nothing malformed is ever passed on.
-What can not be served is answered here, after the answers to earlier requests on the connection.
-Held pages and forwarding without an ASGI scope will be answered in on_message_complete.
+A held page is answered in the parser's own callback from ready bytes. What has to go to business
+is passed on from there too; only what is local (health) goes through an ASGI application. A
+request is looked at only when it is whole, so nothing malformed is ever passed on or answered
+from memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+import math
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import httptools
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from services.access.cycle import AnswerCycle, answer_head
-from services.access.framing import (
-    Refused,
-    check_framing,
-    path_of,
-    target_of,
-    too_long,
-)
+from services.access.framing import Refused
+from services.access.passage import Passage
+from services.access.reader import Reader
+from services.access.timers import NO_SLOT, TICK_S
 from services.access.tracing import names_of
-from services.deadline import Deadline
+from services.exchange import Headers
 from services.problems import (
-    HeadersTooLarge,
+    InternalError,
     InvalidRequest,
     Problem,
     RequestTimeout,
-    UriTooLong,
+)
+from services.telemetry import logger
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+    from services.access.edge import Edge
+
+log = logger(__name__)
+
+READERS_KEPT: Final = 256  # one is in use at a time, and one for each request half read
+JOINED_BODY_BYTES: Final = 16_384  # a longer body is not copied behind its head
+NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
+NO_ROOM: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n"
+    b"connection: close\r\n\r\n"
 )
 
-URL_LIMIT_BYTES: Final = 8_192  # what browsers and CDNs agree on; RFC 9110 4.1 asks for 8000
-HEAD_LIMIT_BYTES: Final = 32_768  # a browser's full cookie jar for one site fits
-FIELDS_LIMIT: Final = 100
-# Absolute, not per read: one byte every two seconds is not progress (reliability.md, B9 to B11).
-HEAD_LIMIT_S: Final = 10.0  # from a request's first byte; and for a first byte to come at all
-BODY_LIMIT_S: Final = 20.0  # from the end of the head
-# Framing of a chunked body, beyond its content: tiny chunks are fine, long extensions are not.
-CHUNK_OVERHEAD_BYTES: Final = 65_536
-# After a refusal what still comes is read and thrown away for a while: closing at once would
-# reset the connection and could destroy the answer before the client has read it.
-LINGER_S: Final = 2.0
-LINGER_BYTES: Final = 1_048_576
-STOP_READING_S: Final = 1.0  # for a request half read when the server stops, of 3 s in all
 
+class AccessProtocol(asyncio.Protocol):
+    """What uvicorn makes for each connection. A class of its own is bound to each Edge.
 
-class AccessProtocol(HttpToolsProtocol):
-    """One client connection. Bound to its limits by `limited_to`."""
+    Almost nothing is built before it is needed: most connections wait for their next request.
+    """
 
-    body_limit_bytes = 65_536
-    timeout_s = 5.0
+    edge: ClassVar[Edge]
+
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_config",
+        "_current",
+        "_deaf",
+        "_discarded_bytes",
+        "_flow",
+        "_going_on",
+        "_queue",
+        "_reader",
+        "_refusal",
+        "_state",
+        "_unfed",
+        "_write_paused",
+        "due",
+        "slot",
+        "transport",
+    )
 
     @classmethod
-    def limited_to(cls, *, body_limit_bytes: int, timeout_s: float) -> type[AccessProtocol]:
+    def serving(cls, edge: Edge) -> type[AccessProtocol]:
         """The class uvicorn is given: it makes protocols without arguments of ours."""
-        limits = {"body_limit_bytes": body_limit_bytes, "timeout_s": timeout_s}
-        return type("LimitedAccessProtocol", (cls,), limits)
+        return type("EdgeProtocol", (cls,), {"edge": edge, "__slots__": ()})
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._task: asyncio.Task[None] | None = None
-        self._running: RequestResponseCycle | None = None  # self.cycle is the newest, maybe queued
-        self._stopping = False
-        self._reading = False  # between the first byte of a request and its last
-        self._head_done = False
-        self._fed_bytes = 0  # in reads after the one in which the current part began
-        self._timer: asyncio.TimerHandle | None = None
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._config = config
+        self._state = server_state
+        self._address: str | None = None  # None: not counted
+        self._reader: Reader | None = None
+        self._current: Passage | None = None  # the request that is being answered
+        self._queue: deque[Passage] | None = None  # those behind it
+        self._unfed: bytes | None = None  # input for which there is no room now
+        self._flow: FlowControl | None = None  # of an answer by the ASGI application
+        self._refusal: Problem | None = None  # to be answered after those, as the last
+        self._write_paused = False
+        self._going_on = False
         self._deaf = False  # nothing that comes from now on is a request
         self._discarded_bytes = 0
-        self._refusal: Problem | None = None
-        self.headers = []
+        self.due = math.inf
+        self.slot = NO_SLOT
 
     # What the transport says
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._arm(HEAD_LIMIT_S)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._state.connections.add(self)  # type: ignore[arg-type]  # it names uvicorn's own only
+        peer = transport.get_extra_info("peername")
+        address = peer[0] if isinstance(peer, tuple) else ""
+        edge = self.edge
+        if not edge.connections.opened(address):
+            self._address = None
+            self.transport.write(NO_ROOM)
+            self._close_soon()
+            return
+        self._address = address
+        self.due = time.monotonic() + edge.limits.head_s
+        edge.wheel.watch(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
+        self._state.connections.discard(self)
+        if self._address is not None:
+            self.edge.connections.closed(self._address)
+        self.due = math.inf
+        if self.slot != NO_SLOT:
+            self.edge.wheel.forget(self)
         self._deaf = True
-        self.pipeline.clear()
-        super().connection_lost(exc)
-        if self._running is not None:
-            self._running.disconnected = True
-        if self._task is not None:
-            self._task.cancel()  # nobody waits for the answer; forward.py shields what must go on
+        self._unfed = self._queue = None
+        self._drop_reader()
+        if self._flow is not None:
+            self._flow.resume_writing()
+        current, self._current = self._current, None
+        if current is not None:
+            if current.carrier is not None:
+                self.edge.forwarder.leave(current)
+            elif current.task is not None:
+                current.task.cancel()  # nobody waits for the answer
+
+    def eof_received(self) -> None:
+        """The client says no more: it is taken as gone. Its transport closes."""
+
+    def pause_writing(self) -> None:
+        """The client does not take what it has asked for: it gets time, and no more."""
+        self._write_paused = True
+        self._expect_within(self.edge.limits.write_s)
+        if self._flow is not None:
+            self._flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self.due = math.inf
+        if self._flow is not None:
+            self._flow.resume_writing()
+        if self._reader is not None and self._reader.reading:
+            self._expect_within(self.edge.limits.head_s)
+        if self._current is None:
+            self._go_on()
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         if self._deaf:
             self._discarded_bytes += len(data)
-            if self._discarded_bytes > LINGER_BYTES:
+            if self._discarded_bytes > self.edge.limits.linger_bytes:
                 self.transport.abort()
-            return
-        went_on = self._reading
-        head_was_done = self._head_done
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            self._refuse(cause.problem if isinstance(cause, Refused) else _malformed(error))
-            return
-        except httptools.HttpParserUpgrade:
-            self._deaf = True  # the request was taken without its Upgrade, and is the last
-            return
-        self._after_feed(len(data), went_on=went_on, head_was_done=head_was_done)
-
-    def _after_feed(self, size_bytes: int, *, went_on: bool, head_was_done: bool) -> None:
-        """Bound what the parser itself does not: a field or a chunk that never ends."""
-        if not self._reading:
-            if not self._all_answered():
-                self._disarm()
-            elif self._timer is None:
-                self._arm(HEAD_LIMIT_S)  # empty lines before a request that does not come
-            return
-        if went_on and head_was_done == self._head_done:
-            self._fed_bytes += size_bytes
-        limit_bytes = (
-            len(self._body) + CHUNK_OVERHEAD_BYTES
-            if self._head_done
-            else HEAD_LIMIT_BYTES + URL_LIMIT_BYTES
-        )
-        if self._fed_bytes > limit_bytes:
-            self._refuse(
-                InvalidRequest("The chunks are mostly framing.")
-                if self._head_done
-                else HeadersTooLarge()
-            )
-        elif self._timer is None:
-            self._arm(HEAD_LIMIT_S)
-
-    # What the parser says
-
-    def on_message_begin(self) -> None:
-        self._disarm()  # the time of this head begins now, whatever ran until here
-        self.url = b""
-        self.headers = []
-        self.expect_100_continue = False
-        self._reading = True
-        self._head_done = False
-        self._head_bytes = 0
-        self._fed_bytes = 0
-        self._body = b""
-
-    def on_url(self, url: bytes) -> None:
-        self.url += url
-        if len(self.url) > URL_LIMIT_BYTES:
-            raise Refused(UriTooLong(f"At most {URL_LIMIT_BYTES} bytes."))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > HEAD_LIMIT_BYTES or len(self.headers) >= FIELDS_LIMIT:
-            raise Refused(
-                HeadersTooLarge(f"At most {HEAD_LIMIT_BYTES} bytes and {FIELDS_LIMIT} fields.")
-            )
-        if self._head_done:
-            return  # a trailer counts, and is dropped: it could name anything
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        if self._deaf:
-            return
-        self._head_done = True
-        self._fed_bytes = 0
-        self._method = self.parser.get_method().decode("ascii")
-        self._version = self.parser.get_http_version()
-        has_body = check_framing(
-            self.headers, self._version, body_limit_bytes=self.body_limit_bytes
-        )
-        self.url, authority = target_of(self._method, self.url)
-        if authority is not None:  # it takes the place of Host (RFC 9112 3.2.2)
-            self.headers = [field for field in self.headers if field[0] != b"host"]
-            self.headers.append((b"host", authority))
-        self._path = path_of(self.url)
-        if self.parser.should_upgrade() and has_body:
-            raise Refused(InvalidRequest("A request with Upgrade has no body here."))
-        if has_body:
-            self._arm(BODY_LIMIT_S)
-            if self.expect_100_continue and self._version == "1.1" and self._all_answered():
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-        if len(self._body) > self.body_limit_bytes:
-            raise Refused(too_long(self.body_limit_bytes))
-
-    def on_message_complete(self) -> None:
-        self._reading = False
-        # From here: how slowly a client sends must not decide how long business has.
-        self._deadline = Deadline.after(self.timeout_s)
-        if self._deaf:
-            return
-        keep_alive = (
-            self._version == "1.1"
-            and not self._stopping
-            and self.parser.should_keep_alive()
-            and not self.parser.should_upgrade()
-        )
-        self._deaf = not keep_alive
-        cycle = self._cycle(keep_alive)
-        answered = self._all_answered()
-        self.cycle = cycle
-        if answered:
-            self._start_asgi_task(cycle, self.app)
+        elif self._unfed is not None:
+            self._unfed += data
+        elif self._write_paused or len(data) > self.edge.limits.piece_bytes:
+            self._feed_pieces(data)
         else:
-            self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            self._feed(data)
+            self._fed()
+
+    # Input
+
+    def _feed_pieces(self, data: bytes) -> None:
+        """Feed as much as there is room for; the rest waits, and so does the client."""
+        view, at = memoryview(data), 0
+        size_bytes = self.edge.limits.piece_bytes
+        while at < len(data) and not self._deaf:
+            if self._is_full():
+                self._unfed = data[at:]
+                self.transport.pause_reading()
+                return
+            self._feed(view[at : at + size_bytes])
+            at += size_bytes
+        self._fed()
+
+    def _is_full(self) -> bool:
+        queue = self._queue
+        return self._write_paused or (
+            queue is not None and len(queue) >= self.edge.limits.waiting_requests
+        )
+
+    def _feed_rest(self) -> None:
+        data, self._unfed = self._unfed, None
+        self.transport.resume_reading()
+        if data is not None and not self._deaf:
+            self._feed_pieces(data)
+
+    def _feed(self, piece: bytes | memoryview) -> None:
+        reader = self._reader
+        if reader is None:
+            readers = self.edge.readers
+            reader = self._reader = readers.pop() if readers else Reader(self.edge.limits)
+            reader.owner = self
+            reader.completed = False
+        try:
+            reader.parser.feed_data(piece)
+            if reader.reading:
+                reader.fed(len(piece))
+                if reader.pieces == 1 and not reader.head_done and not self._deaf:
+                    self._expect_within(self.edge.limits.head_s)
+        except Refused as refused:
+            self._refuse_rest(refused.problem)
+        except httptools.HttpParserUpgrade:
+            reader.usable = False
+            self._deaf = True  # the request was taken without its Upgrade, and is the last
+        except httptools.HttpParserError as error:
+            reader.usable = False
+            self._refuse_rest(_problem_behind(error))
+
+    def _fed(self) -> None:
+        """After the last piece there is."""
+        reader = self._reader
+        if reader is None:
+            return
+        if self._deaf:
+            if self._refusal is None:
+                self._give_back(reader)
+        elif not reader.reading:
+            if not reader.completed and self._current is None:
+                # Empty lines before a request that does not come do not hold a connection.
+                self._expect_within(min(self.edge.limits.head_s, self.due - time.monotonic()))
+            self._give_back(reader)
+
+    def _give_back(self, reader: Reader) -> None:
+        """The reader serves the next connection, if its parser stands between two requests."""
+        self._reader = None
+        if reader.reading or not reader.usable or len(self.edge.readers) >= READERS_KEPT:
+            reader.discard()
+        else:
+            reader.owner = None
+            self.edge.readers.append(reader)
+
+    def _drop_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.discard()
+
+    # What the reader says
+
+    def body_begins(self) -> None:
+        reader = self._reader
+        if self._deaf or reader is None:
+            return
+        self._expect_within(self.edge.limits.body_s)
+        if reader.expects_continue and reader.version == "1.1" and self._current is None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def request_read(self) -> None:
+        reader = self._reader
+        if self._deaf or reader is None:
+            return
+        edge = self.edge
+        keep_alive = reader.keeps_alive()
+        if not keep_alive:
+            self._deaf = True
+        elif edge.stopping:
+            keep_alive = False
+            self._deaf = True
+        if self._current is None:
+            if not reader.has_body and reader.method in (b"GET", b"HEAD"):
+                page = edge.pages.answer(
+                    reader.method,
+                    reader.target,
+                    reader.accept_encoding,
+                    reader.if_none_match,
+                    not keep_alive,
+                )
+                if page is not None:
+                    self.transport.write(page)
+                    if keep_alive:
+                        self._rest()
+                    else:
+                        self._close_soon()
+                    return
+            self._begin(self._passage(reader, keep_alive=keep_alive))
+        else:
+            if self._queue is None:
+                self._queue = deque()
+            self._queue.append(self._passage(reader, keep_alive=keep_alive))
+
+    def _passage(self, reader: Reader, *, keep_alive: bool) -> Passage:
+        return Passage(
+            self,
+            method=reader.method,
+            target=reader.target,
+            headers=reader.headers,
+            body=reader.body,
+            host=reader.host,
+            accept_encoding=reader.accept_encoding,
+            if_none_match=reader.if_none_match,
+            keep_alive=keep_alive,
+            timeout_s=self.edge.limits.request_s,
+        )
+
+    def _begin(self, passage: Passage) -> None:
+        self._current = passage
+        self.due = math.inf  # its deadline is its own
+        self.edge.serve(passage, self)
 
     # Answers
 
-    def _all_answered(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
+    @property
+    def address(self) -> str:
+        return self._address or ""
 
-    def _cycle(self, keep_alive: bool) -> AnswerCycle:
-        path, _, query = self.url.partition(b"?")
-        self.scope = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": self._version,
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme or "http",
-            "method": self._method,
-            "root_path": "",
-            "path": self._path,
-            "raw_path": path,
-            "query_string": query,
-            "headers": self.headers,
-            "state": {"deadline": self._deadline},
-        }
-        cycle = AnswerCycle(
-            scope=self.scope,
+    @property
+    def scheme(self) -> str:
+        return "https" if self._config.is_ssl else "http"
+
+    def answer(self, passage: Passage, status: int, fields: Headers, body: bytes) -> None:
+        """Send the answer to a request, with the fields that every answer has."""
+        keep_alive = self._keeps_alive(passage)
+        headers = [
+            *self._state.default_headers,
+            *fields,
+            (b"x-request-id", passage.request_id),
+            NO_SNIFF,
+        ]
+        head = answer_head(status, headers, keep_alive=keep_alive)
+        if passage.method == b"HEAD" or not body:
+            self.transport.write(head)
+        elif len(body) <= JOINED_BODY_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+        self.edge.answered(passage, status, len(body))
+        self._finish(keep_alive=keep_alive)
+
+    def send_ready(self, passage: Passage, data: bytes) -> None:
+        """Send a held page: head and body as they are."""
+        self.transport.write(data)
+        self._finish(keep_alive=passage.keep_alive)
+
+    def refuse(self, passage: Passage, problem: Problem) -> None:
+        """Answer one request with a problem; the connection goes on."""
+        body = problem.body(passage.request_id.decode())
+        fields = [(name.encode(), value.encode()) for name, value in problem.headers().items()]
+        fields.append((b"content-length", b"%d" % len(body)))
+        self.answer(passage, problem.status, fields, body)
+
+    def run_app(self, passage: Passage, path: str) -> None:
+        """Have the ASGI application answer."""
+        flow = self._flow = FlowControl(self.transport)
+        if self._write_paused:
+            flow.pause_writing()
+        cycle = AnswerCycle.of(
+            passage,
+            path=path,
             transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=keep_alive,
-            on_response=self.on_response_complete,
+            flow=flow,
+            default_headers=self._state.default_headers,
+            keep_alive=self._keeps_alive(passage),
+            on_response=self._app_answered,
         )
-        cycle.body += self._body
-        cycle.more_body = False
-        cycle.message_event.set()
-        self._body = b""
-        return cycle
+        passage.task = task = asyncio.get_running_loop().create_task(
+            cycle.run_asgi(self._config.loaded_app)
+        )
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = cycle
-        self._task = task = self.loop.create_task(cycle.run_asgi(app))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+    def _app_answered(self) -> None:
+        self._flow = None
+        current = self._current
+        if current is not None:
+            current.task = None  # what follows its answer is not cancelled
+            self._finish(keep_alive=not self.transport.is_closing())
 
-    def on_response_complete(self) -> None:
-        self._task = self._running = None  # what follows an answer is not cancelled
-        super().on_response_complete()
-        if self._refusal is not None and self._all_answered():
-            self._answer_refusal(self._refusal)
+    def _keeps_alive(self, passage: Passage) -> bool:
+        if self.edge.stopping and not self._queue and self._unfed is None:
+            passage.keep_alive = False
+            self._deaf = True
+        return passage.keep_alive
 
-    def _refuse(self, problem: Problem) -> None:
+    def _finish(self, *, keep_alive: bool) -> None:
+        """An answer is sent: the next request's turn."""
+        self._current = None
+        self._state.total_requests += 1
+        if not keep_alive:
+            self._close_soon()
+        elif not self._write_paused:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Answer what waits, as far as the client takes its answers; then wait for more."""
+        if self._going_on:
+            return  # called by what the loop below has begun
+        self._going_on = True
+        while not (self._current or self._write_paused or self.transport.is_closing()):
+            if self._queue:
+                self._next(self._queue.popleft())
+            elif self._refusal is not None:
+                self._answer_refusal(self._refusal)
+                break
+            elif self._unfed is not None:
+                self._feed_rest()
+            else:
+                if self._reader is None and not self._deaf:
+                    self._rest()
+                break
+        self._going_on = False
+
+    def _rest(self) -> None:
+        """Wait for the next request."""
+        edge = self.edge
+        if self.slot == NO_SLOT:
+            self._expect_within(edge.limits.keep_alive_s)
+            return
+        self.due = edge.wheel.now + edge.limits.keep_alive_s
+        if self.slot * TICK_S > self.due:
+            edge.wheel.watch(self)
+
+    def _next(self, passage: Passage) -> None:
+        """A request that was read while another one was being answered."""
+        self._current = passage
+        if passage.method in (b"GET", b"HEAD") and not passage.body:
+            page = self.edge.pages.answer(
+                passage.method,
+                passage.target,
+                passage.accept_encoding,
+                passage.if_none_match,
+                not self._keeps_alive(passage),
+            )
+            if page is not None:
+                self.send_ready(passage, page)
+                return
+        self._begin(passage)
+
+    # The end of a connection
+
+    def _refuse_rest(self, problem: Problem) -> None:
         """Answer with a problem once every earlier request is answered, then close."""
         if self._deaf:
             return
         self._deaf = True
-        self._reading = False
-        self._disarm()
-        if self._all_answered():
+        if self._current is None:
             self._answer_refusal(problem)
         else:
             self._refusal = problem
 
     def _answer_refusal(self, problem: Problem) -> None:
-        self._unset_keepalive_if_required()
         self._refusal = None
         if self.transport.is_closing():
             return
-        request_id, _, _ = names_of(self.headers)
+        reader = self._reader
+        request_id, _, _ = names_of(reader.headers if reader is not None else [])
         body = problem.body(request_id.decode())
         headers = [
-            *self.server_state.default_headers,
+            *self._state.default_headers,
             *[(name.encode(), value.encode()) for name, value in problem.headers().items()],
             (b"x-request-id", request_id),
-            (b"x-content-type-options", b"nosniff"),
+            NO_SNIFF,
             (b"content-length", b"%d" % len(body)),
         ]
         head = answer_head(problem.status, headers, keep_alive=False)
-        self.transport.write(head if self._is_head() else head + body)
+        to_head = reader is not None and reader.head_done and reader.method == b"HEAD"
+        self.edge.counts.refuse(problem.status)
+        self.transport.write(head if to_head else head + body)
+        self._drop_reader()
+        self._linger()
+
+    def _linger(self) -> None:
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
+            self._expect_within(self.edge.limits.linger_s)
         else:
-            self.transport.close()
+            self._close_soon()
 
-    def _is_head(self) -> bool:
-        return self._head_done and self._method == "HEAD"
+    def _close_soon(self) -> None:
+        """Close once what was written is gone; a client that does not take it is not waited for."""
+        self._deaf = True
+        self.transport.close()
+        if self.transport.get_write_buffer_size() > 0:
+            self._expect_within(self.edge.limits.write_s)
 
-    # Time
+    def _expect_within(self, seconds: float) -> None:
+        self.due = time.monotonic() + seconds
+        self.edge.wheel.watch(self)
 
-    def _arm(self, seconds: float) -> None:
-        self._disarm()
-        self._timer = self.loop.call_later(seconds, self._on_timer)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _on_timer(self) -> None:
-        """A request that does not come to its end is told so; where none began, nothing is."""
-        self._timer = None
-        if self._reading:
-            self._refuse(RequestTimeout("Nothing was done; send it again."))
-        elif self._all_answered():
+    def on_due(self) -> None:
+        """The time for what was expected is over."""
+        self.due = math.inf
+        if self._write_paused or self._deaf or self.transport.is_closing():
             self.transport.abort()
+        elif self._reader is not None and self._reader.reading:
+            self._refuse_rest(RequestTimeout("Nothing was done; send it again."))
+        elif self._current is None:
+            if self.transport.get_write_buffer_size() > 0:
+                self.transport.abort()
+            else:
+                self.transport.close()
 
     def shutdown(self) -> None:
-        """The server stops: what is being answered or read gets its answer, then close."""
-        self._stopping = True
-        if not self._all_answered():
-            self.cycle.keep_alive = False
-        elif self._reading:
-            self._arm(STOP_READING_S)
-        else:
-            self.transport.close()
+        """The server stops (edge.stopping is set): what is answered from now on is the last."""
+        reader = self._reader
+        if self._current is None and reader is not None and reader.reading:
+            self._expect_within(self.edge.limits.stop_reading_s)
+
+    def close_if_idle(self) -> None:
+        """Close unless something is being answered or read."""
+        reading = self._reader is not None and self._reader.reading
+        if self._current is None and not reading and not self.transport.is_closing():
+            self._close_soon()
 
 
-def _malformed(error: httptools.HttpParserError) -> Problem:
+def _problem_behind(error: httptools.HttpParserError) -> Problem:
+    """What to say about a parser that stopped: a rule of ours, a bug of ours, or not HTTP."""
+    cause = error.__context__
+    if isinstance(cause, Refused):
+        return cause.problem
+    if isinstance(error, httptools.HttpParserCallbackError):
+        log.error("bug", exc_info=cause or error)
+        return InternalError()
     return InvalidRequest(f"This is not HTTP: {error}.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 
 from services import serving
 from services.access.app import Application
+from services.access.edge import Edge
+from services.access.limits import Limits
 from services.access.protocol import AccessProtocol
 from services.child import Child
 from services.settings import AccessSettings
@@ -19,23 +21,34 @@ BACKLOG: Final = 4096  # connections the kernel holds for us in a burst; capped 
 def serve(settings: AccessSettings, child: Child | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then let what is in flight end; blocks."""
     configure_logging("access", settings)
-    if child is not None:
-        child.want(settings.access_workers)
-    serving.serve(config_of(settings), child)
+    serving.run(AccessServer(config_of(settings), child), workers=settings.access_workers)
 
 
-def config_of(settings: AccessSettings) -> uvicorn.Config:
+class AccessServer(serving.Server):
+    """Ends its connections by their own protocol."""
+
+    def begin_stop(self, *, last: bool) -> None:
+        edge = self._edge()
+        edge.stopping = True
+        edge.readiness.stopping = last
+
+    def close_idle(self) -> None:
+        for connection in list(self.server_state.connections):
+            cast(AccessProtocol, connection).close_if_idle()
+
+    def _edge(self) -> Edge:
+        return cast(type[AccessProtocol], self.config.http).edge
+
+
+def config_of(settings: AccessSettings, limits: Limits | None = None) -> uvicorn.Config:
     """uvicorn's settings. HTTP/2 and TLS are left to what stands in front."""
-    protocol = AccessProtocol.limited_to(
-        body_limit_bytes=settings.body_limit_bytes,
-        timeout_s=settings.access_timeout_ms / 1000,
-    )
+    edge = Edge(settings, limits)
     return uvicorn.Config(
-        Application(settings),
+        Application(edge),
         host=settings.access_host,
         port=settings.access_port,
         loop="uvloop",
-        http=protocol,
+        http=AccessProtocol.serving(edge),
         ws="none",
         interface="asgi3",
         lifespan="on",

@@ -15,6 +15,15 @@ TRACEPARENT: Final = re.compile(
 )
 
 
+def valid_traceparent(value: bytes) -> bool:
+    return TRACEPARENT.match(value) is not None and (len(value) == 55 or value[:2] != b"00")
+
+
+def made_traceparent() -> bytes:
+    made = b"%048x" % random.getrandbits(192)  # they have to differ, not to be secret
+    return b"00-%b-%b-01" % (made[:32], made[32:])
+
+
 def names_of(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, bool]:
     """Request id, traceparent, and whether the traceparent is the client's.
 
@@ -23,14 +32,8 @@ def names_of(headers: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes, bool]:
     """
     ids = [value for name, value in headers if name == b"x-request-id"]
     parents = [value for name, value in headers if name == b"traceparent"]
-    claimed = parents[0] if len(parents) == 1 else b""
-    valid = TRACEPARENT.match(claimed) is not None and (len(claimed) == 55 or claimed[:2] != b"00")
-    traceparent = claimed[:55] if valid else _made()
+    valid = len(parents) == 1 and valid_traceparent(parents[0])
+    traceparent = parents[0][:55] if valid else made_traceparent()
     if len(ids) == 1 and REQUEST_ID.fullmatch(ids[0]) is not None:
         return ids[0], traceparent, valid
     return traceparent[3:35], traceparent, valid
-
-
-def _made() -> bytes:
-    made = b"%048x" % random.getrandbits(192)  # they have to differ, not to be secret
-    return b"00-%b-%b-01" % (made[:32], made[32:])

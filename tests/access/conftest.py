@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 
+from services.access.limits import Limits
 from services.access.server import config_of
 from services.settings import AccessSettings
 from tests.access.upstream import Upstream, always, answer
@@ -105,10 +106,12 @@ def settings_for(url: str, **changes: object) -> AccessSettings:
 
 
 @asynccontextmanager
-async def running(upstream: Upstream, **changes: object) -> AsyncIterator[Access]:
+async def running(
+    upstream: Upstream, *, limits: Limits | None = None, **changes: object
+) -> AsyncIterator[Access]:
     """access in a thread with the loop and protocol it has in production."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(config_of(settings_for(upstream.url, **changes)))
+    server = uvicorn.Server(config_of(settings_for(upstream.url, **changes), limits))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:

@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from services.access import health
-from services.access.app import Application
+from services.access.edge import Edge
+from services.access.forward import Forwarder
 from tests.access.conftest import Access, running, settings_for
 from tests.access.upstream import Seen, Upstream, always, answer
 from tests.faults.waiting import until
@@ -101,16 +102,16 @@ async def test_no_answer_names_the_server_or_allows_other_origins(access: Access
 async def test_a_bug_is_500_with_its_request_id_and_nothing_else(
     access: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(*_: object, **__: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(Application, "_forward", broken)
+    monkeypatch.setattr(Forwarder, "_headers", broken)
     response = await access.get("/x", "X-Request-Id: find-me")
     assert (response.status, response.headers["x-request-id"]) == (500, "find-me")
     assert b"secret detail" not in response.body
     assert (await access.get("/live")).status == 200
 
 
-async def test_two_applications_share_nothing() -> None:
-    first, second = Application(settings_for("http://a:1")), Application(settings_for("http://b:1"))
-    assert first._forwarder.pools is not second._forwarder.pools
+async def test_two_edges_share_nothing() -> None:
+    first, second = Edge(settings_for("http://a:1")), Edge(settings_for("http://b:1"))
+    assert first.forwarder.pools is not second.forwarder.pools

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import orjson
 import pytest
@@ -254,7 +255,7 @@ async def test_a_late_answer_is_504() -> None:
 
 
 async def test_no_free_connection_in_time_is_503_and_nothing_was_sent() -> None:
-    settings = {"page_pool_size": 1, "access_timeout_ms": 300}
+    settings: dict[str, Any] = {"page_pool_size": 1, "access_timeout_ms": 300}
     async with Upstream(Held()) as upstream, running(upstream, **settings) as access:
         clients = [await access.connect() for _ in range(2)]
         for client in clients:
@@ -272,7 +273,7 @@ async def test_slow_payments_hold_up_nothing_else() -> None:
     async def script(seen: Seen) -> bytes:
         return await held(seen) if b"payments" in seen.target else answer()
 
-    settings = {"page_pool_size": 1, "payment_pool_size": 2}
+    settings: dict[str, Any] = {"page_pool_size": 1, "payment_pool_size": 2}
     async with Upstream(script) as upstream, running(upstream, **settings) as access:
         payments = [
             asyncio.create_task(access.get(f"/orders/{n}/payments", method="POST"))
@@ -287,18 +288,18 @@ async def test_slow_payments_hold_up_nothing_else() -> None:
 
 async def test_business_is_told_less_time_than_access_has_itself() -> None:
     slow = Held()
-    settings = {"page_pool_size": 1, "access_timeout_ms": 3000}
+    settings: dict[str, Any] = {"payment_pool_size": 1, "access_timeout_ms": 10_000}
     async with Upstream(slow) as upstream, running(upstream, **settings) as access:
-        first = asyncio.create_task(access.get("/products/a"))
+        first = asyncio.create_task(access.get("/orders/a/payments", method="POST"))
         await slow.arrived.wait()
-        second = asyncio.create_task(access.get("/products/b"))
-        third = asyncio.create_task(access.get("/products/c"))
+        second = asyncio.create_task(access.get("/orders/b/payments", method="POST"))
+        third = asyncio.create_task(access.get("/orders/c/payments", method="POST"))
         await asyncio.sleep(0.3)  # time that passes, not a condition: it has to be counted
         slow.event.set()
         await asyncio.gather(first, second, third)
         told = [int(seen.header(b"x-deadline-ms") or 0) for seen in upstream.requests]
-        assert 2500 < told[0] < 3000
-        assert max(told[1:]) < 2700
+        assert 9500 < told[0] < 10_000
+        assert max(told[1:]) < 9700
 
 
 # A client that leaves
@@ -311,9 +312,11 @@ async def test_a_client_that_leaves_cancels_its_page() -> None:
         client = await access.connect()
         client.writer.write(request("/products/a"))
         await held.arrived.wait()
-        assert len(upstream.open) == 1
+        connections = len(upstream.open)
         await client.close()
-        await until(lambda: not upstream.open, within_s=5, what="given up at business")
+        await until(
+            lambda: len(upstream.open) < connections, within_s=5, what="given up at business"
+        )
 
 
 @pytest.mark.parametrize("path", ["/orders/1/payments", "/orders"])

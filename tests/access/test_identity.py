@@ -10,7 +10,7 @@ import secrets
 import pytest
 
 from services.access import identity
-from services.access.identity import Identities
+from services.access.identity import Claim, Identities
 from services.deadline import Deadline
 from services.problems import Unauthenticated
 from tests.access.conftest import SECRET, Access
@@ -158,8 +158,8 @@ class Lookup:
         return CUSTOMER if self.known else None
 
 
-def bearer(token: str) -> list[tuple[bytes, bytes]]:
-    return [(b"authorization", b"Bearer " + token.encode())]
+def bearer(token: str) -> Claim:
+    return Claim(token.encode(), bearer=True)
 
 
 async def test_invented_tokens_push_no_known_one_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.access import protocol
+from services.access.limits import Limits
 from tests.access.conftest import Access, Answer, Client, request, running
 from tests.access.upstream import Seen, Upstream, always, answer
 from tests.faults.waiting import until
 
+LIMITS = Limits()
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -128,19 +129,19 @@ async def test_other_methods_are_405_and_say_what_is_allowed(access: Access, met
 
 
 async def test_a_long_target_is_414(access: Access) -> None:
-    room = protocol.URL_LIMIT_BYTES
+    room = LIMITS.url_bytes
     assert (await access.get("/" + "a" * (room - 1))).status == 200
     assert (await access.get("/" + "a" * room)).status == 414
 
 
 async def test_many_fields_are_431(access: Access) -> None:
-    lines = [f"x-{n}: y" for n in range(protocol.FIELDS_LIMIT - 1)]
+    lines = [f"x-{n}: y" for n in range(LIMITS.fields - 1)]
     assert (await access.get("/x", *lines)).status == 200
     assert (await access.get("/x", *lines, "one-more: y")).status == 431
 
 
 async def test_a_long_header_section_is_431(access: Access) -> None:
-    line = "x-long: " + "y" * (protocol.HEAD_LIMIT_BYTES - 40)
+    line = "x-long: " + "y" * (LIMITS.head_bytes - 40)
     assert (await access.get("/x", line)).status == 200
     assert (await access.get("/x", line + "y" * 40)).status == 431
 
@@ -347,18 +348,18 @@ async def test_any_split_of_requests_gives_the_same_answers(
 # Time
 
 
-async def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_LIMIT_S", 0.1)
-    async with Upstream() as upstream, running(upstream) as access:
+async def test_a_connection_that_says_nothing_is_closed() -> None:
+    limits = Limits(head_s=0.1)
+    async with Upstream() as upstream, running(upstream, limits=limits) as access:
         client = await access.connect()
         assert await client.ended() == b""
         await client.close()
 
 
 @pytest.mark.parametrize("drip", [b"x", b""])
-async def test_a_head_has_an_absolute_time(monkeypatch: pytest.MonkeyPatch, drip: bytes) -> None:
-    monkeypatch.setattr(protocol, "HEAD_LIMIT_S", 0.3)
-    async with Upstream() as upstream, running(upstream) as access:
+async def test_a_head_has_an_absolute_time(drip: bytes) -> None:
+    limits = Limits(head_s=0.3)
+    async with Upstream() as upstream, running(upstream, limits=limits) as access:
         client = await access.connect()
         client.writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\nX: ")
         answered = asyncio.create_task(client.answer())
@@ -377,11 +378,9 @@ async def _says_too_late(client: Client, response: Answer) -> None:
     await client.close()
 
 
-async def test_the_time_of_a_head_begins_with_its_first_byte(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(protocol, "HEAD_LIMIT_S", 1.0)
-    async with Upstream() as upstream, running(upstream) as access:
+async def test_the_time_of_a_head_begins_with_its_first_byte() -> None:
+    limits = Limits(head_s=1.0)
+    async with Upstream() as upstream, running(upstream, limits=limits) as access:
         client = await access.connect()
         await asyncio.sleep(0.3)  # time that passes, not a condition: it must not count
         began_at = time.monotonic()
@@ -390,17 +389,15 @@ async def test_the_time_of_a_head_begins_with_its_first_byte(
         assert time.monotonic() - began_at > 0.9
 
 
-async def test_a_request_that_is_late_is_told_so_after_the_answer_before_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(protocol, "HEAD_LIMIT_S", 0.1)
+async def test_a_request_that_is_late_is_told_so_after_the_answer_before_it() -> None:
+    limits = Limits(head_s=0.1)
     gate = asyncio.Event()
 
     async def script(_: Seen) -> bytes:
         await gate.wait()
         return answer(b"in time")
 
-    async with Upstream(script) as upstream, running(upstream) as access:
+    async with Upstream(script) as upstream, running(upstream, limits=limits) as access:
         client = await access.connect()
         client.writer.write(request("/0") + b"GET /1 HTTP/1.1\r\n")
         connections = access.server.server_state.connections
@@ -415,9 +412,9 @@ async def test_a_request_that_is_late_is_told_so_after_the_answer_before_it(
         assert [seen.target for seen in upstream.requests] == [b"/0"]
 
 
-async def test_empty_lines_do_not_hold_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_LIMIT_S", 0.2)
-    async with Upstream() as upstream, running(upstream) as access:
+async def test_empty_lines_do_not_hold_a_connection() -> None:
+    limits = Limits(head_s=0.2)
+    async with Upstream() as upstream, running(upstream, limits=limits) as access:
         client = await access.connect()
         await client.send(request("/x"))
         client.writer.write(b"\r\n")
@@ -425,9 +422,9 @@ async def test_empty_lines_do_not_hold_a_connection(monkeypatch: pytest.MonkeyPa
         await client.close()
 
 
-async def test_a_body_has_an_absolute_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "BODY_LIMIT_S", 0.2)
-    async with Upstream() as upstream, running(upstream) as access:
+async def test_a_body_has_an_absolute_time() -> None:
+    limits = Limits(body_s=0.2)
+    async with Upstream() as upstream, running(upstream, limits=limits) as access:
         client = await access.connect()
         client.writer.write(post(b"Content-Length: 1000") + b"ab")
         await _says_too_late(client, await client.answer())
@@ -453,9 +450,9 @@ async def test_an_idle_connection_is_closed_after_its_time() -> None:
         await client.close()
 
 
-async def test_slow_heads_do_not_trouble_a_slow_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_LIMIT_S", 0.1)
-    async with Upstream() as upstream, running(upstream) as access:
+async def test_slow_heads_do_not_trouble_a_slow_answer() -> None:
+    limits = Limits(head_s=0.1)
+    async with Upstream() as upstream, running(upstream, limits=limits) as access:
         gate = asyncio.Event()
 
         async def script(_: Seen) -> bytes:

@@ -93,7 +93,7 @@ async def test_business_is_asked_until_it_says_which_pages_there_are(
     monkeypatch.setattr(tag_stream_module, "ASK_AGAIN_S", 0.01)
     held = Held()
     with capture_logs() as logs:
-        async with Upstream(always(first)) as business, listening(business.url, held):
+        async with Upstream(always(first), pages=None) as business, listening(business.url, held):
             asked = business.requests
             await until(lambda: len(asked) > 5, within_s=HEARD_WITHIN_S, what="it asks again")
             business.script = always(saying(RULES))
@@ -118,7 +118,10 @@ async def test_pages_are_told_when_they_change_and_kept_while_business_is_away(
             lambda: len(business.requests) > before + 3, within_s=HEARD_WITHIN_S, what="it asks"
         )
 
-    async with Upstream(always(saying(RULES))) as business, listening(business.url, held):
+    async with (
+        Upstream(always(saying(RULES)), pages=None) as business,
+        listening(business.url, held),
+    ):
         await asked_again()
         assert len(held.learned) == 1  # the same again is nothing new
         business.script = always(None)

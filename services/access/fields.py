@@ -1,0 +1,214 @@
+"""Which header fields pass through access, on the way to business and on the way back.
+
+What business is told about the client is written here and nowhere else. X-Forwarded-For is the
+client's address, X-Forwarded-Proto its scheme, X-Forwarded-Host its Host; what a client says in
+those fields, in Forwarded or in X-Real-IP is dropped.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+from services.access.routes import Route
+from services.access.tracing import REQUEST_ID, made_traceparent, valid_traceparent
+from services.exchange import Headers, Response
+
+# RFC 9110 7.6.1, and the older ones that servers still act on.
+HOP_BY_HOP: Final = frozenset(
+    (
+        *(b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"),
+        *(b"transfer-encoding", b"proxy-authenticate", b"proxy-authorization"),
+        *(b"http2-settings", b"proxy-authentication-info"),
+    )
+)
+# Names with which access or business speak to each other: from a client they are lies.
+INTERNAL: Final = frozenset(
+    (
+        *(b"x-internal-secret", b"x-request-id", b"x-deadline-ms", b"x-customer-id"),
+        *(b"traceparent", b"tracestate"),
+    )
+)
+# Names by which some proxy or framework is told where a request came from or goes to.
+ORIGIN: Final = frozenset(
+    (
+        *(b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip"),
+        *(b"true-client-ip", b"cf-connecting-ip", b"fastly-client-ip", b"x-user-id"),
+        *(b"x-original-url", b"x-rewrite-url", b"x-original-host", b"x-host"),
+        *(b"x-http-method-override", b"x-http-method", b"x-method-override"),
+    )
+)
+WRITTEN_BY_POOL: Final = frozenset((b"host", b"content-length", b"expect"))
+NOT_ANSWERED: Final = frozenset(
+    (
+        *(b"server", b"date", b"x-powered-by", b"content-length", b"cache-tag"),
+        b"x-content-type-options",  # access says it itself, once
+    )
+)
+CREDENTIALS: Final[dict[Route, frozenset[bytes]]] = {
+    Route.PAGE: frozenset((b"authorization", b"cookie")),
+    Route.OPERATOR: frozenset(),
+    Route.CHECKOUT: frozenset((b"authorization",)),
+    Route.PAYMENT: frozenset((b"authorization",)),
+    Route.OTHER: frozenset((b"authorization",)),
+}
+DECISIONS_KEPT: Final = 1024  # clients choose the names; what is beyond is decided each time
+
+
+class Way(IntEnum):
+    """What becomes of a client's field."""
+
+    ON = 0
+    DROPPED = 1
+    CREDENTIAL = 2  # goes on or not by the class of traffic
+    CONNECTION = 3
+    REQUEST_ID = 4
+    TRACEPARENT = 5
+    TRACESTATE = 6
+
+
+SPECIAL: Final = {
+    b"authorization": Way.CREDENTIAL,
+    b"cookie": Way.CREDENTIAL,
+    b"connection": Way.CONNECTION,
+    b"x-request-id": Way.REQUEST_ID,
+    b"traceparent": Way.TRACEPARENT,
+    b"tracestate": Way.TRACESTATE,
+}
+_ways: dict[bytes, Way] = {}
+_answered: dict[bytes, bool] = {}
+
+
+def way_of(name: bytes) -> Way:
+    """What becomes of a client's field of this lower-case name.
+
+    A name with an underscore is dropped: a server that reads names as CGI does would take
+    x_internal_secret for x-internal-secret.
+    """
+    way = _ways.get(name)
+    if way is None:
+        way = SPECIAL.get(name) or _decided(name)
+        if len(_ways) < DECISIONS_KEPT:
+            _ways[name] = way
+    return way
+
+
+def _decided(name: bytes) -> Way:
+    dropped = (
+        name in HOP_BY_HOP
+        or name in INTERNAL
+        or name in ORIGIN
+        or name in WRITTEN_BY_POOL
+        or name.startswith((b"x-forwarded-", b"x-internal-", b"x-tercet-"))
+        or b"_" in name
+    )
+    return Way.DROPPED if dropped else Way.ON
+
+
+class Sorted:
+    """A request's fields, sorted: what goes on, and what access needs to know itself."""
+
+    __slots__ = ("authorizations", "cookies", "passed", "request_id", "traceparent")
+
+    def __init__(self, headers: Headers, route: Route) -> None:
+        self.cookies: list[bytes] = []
+        self.authorizations: list[bytes] = []
+        self.passed = passed = []
+        ids: list[bytes] = []
+        parents: list[bytes] = []
+        states: Headers = []
+        named: set[bytes] | None = None
+        for field in headers:
+            name = field[0]
+            way = _ways.get(name)
+            if way is None:
+                way = way_of(name)
+            if way == 0:
+                passed.append(field)
+            elif way == 1:
+                continue
+            elif way == Way.CREDENTIAL:
+                (self.cookies if name == b"cookie" else self.authorizations).append(field[1])
+                if name not in CREDENTIALS[route]:
+                    passed.append(field)
+            elif way == Way.CONNECTION:
+                named = named_in(field[1], named)
+            elif way == Way.REQUEST_ID:
+                ids.append(field[1])
+            elif way == Way.TRACEPARENT:
+                parents.append(field[1])
+            else:
+                states.append(field)
+        if named is not None:
+            self.passed = passed = [field for field in passed if field[0] not in named]
+        self._name(ids, parents, states)
+
+    def _name(self, ids: list[bytes], parents: list[bytes], states: Headers) -> None:
+        """Request id and trace context: the client's where it is one, else made here.
+
+        A name that the client gave twice or malformed is made. A made request id is the trace's
+        id, so that one leads to the other.
+        """
+        if len(parents) == 1 and valid_traceparent(parents[0]):
+            self.traceparent = parents[0][:55]
+            self.passed.extend(states)
+        else:
+            self.traceparent = made_traceparent()
+        if len(ids) == 1 and REQUEST_ID.fullmatch(ids[0]) is not None:
+            self.request_id = ids[0]
+        else:
+            self.request_id = self.traceparent[3:35]
+
+
+def named_in(value: bytes, named: set[bytes] | None = None) -> set[bytes]:
+    """The names that a Connection field declares to be for this hop only (RFC 9110 7.6.1)."""
+    names = named if named is not None else set()
+    names.update(token.strip().lower() for token in value.split(b","))
+    return names
+
+
+def connection_names(headers: Headers) -> frozenset[bytes] | set[bytes]:
+    """The names that a message's Connection fields declare to be for this hop only."""
+    named: set[bytes] | None = None
+    for name, value in headers:
+        if name == b"connection":
+            named = named_in(value, named)
+    return named or frozenset()
+
+
+def answer_fields(answer: Response, *, to_head: bool) -> Headers:
+    """The fields of business' answer that are for the client, with its Content-Length."""
+    fields: Headers = []
+    named: set[bytes] | None = None
+    length: bytes | None = None
+    for field in answer.headers:
+        name = field[0]
+        goes = _answered.get(name)
+        if goes is None:
+            goes = _is_answered(name)
+        if goes:
+            fields.append(field)
+        elif name == b"connection":
+            named = named_in(field[1], named)
+        elif name == b"content-length":
+            length = field[1]
+    if named is not None:
+        fields = [field for field in fields if field[0] not in named]
+    if to_head:
+        if length is not None:
+            fields.append((b"content-length", length))
+    elif answer.status not in (204, 304):
+        fields.append((b"content-length", b"%d" % len(answer.body)))
+    return fields
+
+
+def _is_answered(name: bytes) -> bool:
+    goes = not (
+        name in NOT_ANSWERED
+        or name in HOP_BY_HOP
+        or name in INTERNAL
+        or name.startswith(b"x-internal-")
+    )
+    if len(_answered) < DECISIONS_KEPT:
+        _answered[name] = goes
+    return goes

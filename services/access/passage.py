@@ -1,0 +1,139 @@
+"""One request on its way through access, and its answer on the way back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from services.access.routes import SAFE, Route
+from services.deadline import Deadline
+from services.exchange import Headers, Response
+from services.problems import GatewayTimeout, Problem, Unavailable
+
+if TYPE_CHECKING:
+    from services.access.fields import Sorted
+
+KEYED = frozenset((Route.CHECKOUT, Route.PAYMENT))
+"""Where business takes an Idempotency-Key. Elsewhere what is sent again is done again. What has
+begun there goes on when its client leaves."""
+
+
+class Client(Protocol):
+    """The connection that a request came from."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def scheme(self) -> str: ...
+
+    def answer(self, passage: Passage, status: int, fields: Headers, body: bytes) -> None:
+        """Send the answer: fields without those that belong to the connection or every answer."""
+
+    def refuse(self, passage: Passage, problem: Problem) -> None: ...
+
+    def send_ready(self, passage: Passage, data: bytes) -> None:
+        """Send a held page: head and body as they are."""
+
+
+class Carrier(Protocol):
+    """Who passes requests on."""
+
+    def arrived(self, passage: Passage, answer: Response) -> None: ...
+
+    def failed(self, passage: Passage, error: BaseException) -> None: ...
+
+
+class Passage:
+    """The request as parsed parts, header names in lower case, and how far it has come.
+
+    It is what a pool calls back (services.keepalive.Caller): set_result, set_exception, done.
+    """
+
+    __slots__ = (
+        "accept_encoding",
+        "admitted_at",
+        "body",
+        "carrier",
+        "client",
+        "deadline",
+        "headers",
+        "host",
+        "if_none_match",
+        "keep_alive",
+        "method",
+        "over",
+        "request_id",
+        "route",
+        "sorted",
+        "started_at",
+        "target",
+        "task",
+    )
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        method: bytes,
+        target: bytes,
+        headers: Headers,
+        body: bytes,
+        host: bytes,
+        accept_encoding: bytes,
+        if_none_match: bytes,
+        keep_alive: bool,
+        timeout_s: float,
+    ) -> None:
+        self.client: Client | None = client
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.host = host
+        self.accept_encoding = accept_encoding
+        self.if_none_match = if_none_match
+        self.keep_alive = keep_alive
+        self.started_at = now = time.monotonic()
+        self.deadline = Deadline(now + timeout_s)
+        self.route: Route | None = None
+        self.sorted: Sorted | None = None
+        self.carrier: Carrier | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.admitted_at = 0.0  # 0.0: admission has not let it in
+        self.request_id = b""
+        self.over = False
+
+    # What a pool calls
+
+    def done(self) -> bool:
+        return self.over
+
+    def set_result(self, answer: Response) -> None:
+        if self.carrier is not None and not self.over:
+            self.carrier.arrived(self, answer)
+
+    def set_exception(self, error: BaseException) -> None:
+        if self.carrier is not None and not self.over:
+            self.carrier.failed(self, error)
+
+    # What there is to say about it
+
+    def is_safe(self) -> bool:
+        return self.method in SAFE
+
+    def advice(self) -> str:
+        """What to do about this request, once it was sent and nobody here knows the outcome."""
+        if self.is_safe():
+            return ""
+        keyed = self.route in KEYED
+        if keyed and any(name == b"idempotency-key" for name, _ in self.headers):
+            return "It may have happened; ask with the same Idempotency-Key."
+        return "It may have happened; look before you send it again."
+
+    def cut_short(self) -> Problem:
+        """What its client is told when this server stops before there is an answer."""
+        if self.is_safe() or not self.admitted_at:
+            return Unavailable("This server is stopping.", retry_after_s=1)
+        return GatewayTimeout(self.advice())
