@@ -8,6 +8,7 @@ the older one goes. A bucket that goes is one that nobody took from while as man
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,8 @@ from services.access.routes import Route
 from services.problems import TooManyRequests
 
 HALF_LIMIT: Final = 65_536  # entries of half a table; about 120 bytes each, 16 MB a full table
+
+FILES_LIMIT: Final = 1_048_576  # fs.nr_open as kernels have it: more can not be asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,25 @@ def limit_headers(limits: Mapping[str, tuple[Rate, int, int]]) -> dict[str, str]
     ]
     states = [f'"{name}";r={left};t={reset_s}' for name, (_, left, reset_s) in limits.items()]
     return {"ratelimit-policy": ", ".join(policies), "ratelimit": ", ".join(states)}
+
+
+def rates_of(customer_rates: str, address_rates: str) -> dict[Route, Rates]:
+    """Rates from the settings: "checkout=10/50,other=5/20" is so many a second / at once."""
+    customer, address = _parsed(customer_rates), _parsed(address_rates)
+    return {
+        kind: Rates(customer.get(kind.value), address.get(kind.value))
+        for kind in Route
+        if kind.value in customer or kind.value in address
+    }
+
+
+def _parsed(rates: str) -> dict[str, Rate]:
+    found = {}
+    for part in filter(None, rates.replace(" ", "").split(",")):
+        name, _, rate = part.partition("=")
+        per_s, _, burst = rate.partition("/")
+        found[name] = Rate(float(per_s), int(burst))
+    return found
 
 
 class Table:
@@ -160,11 +182,14 @@ class Connections:
     def __init__(
         self, *, limit: int, limit_by_address: int, exempt: Networks | None = None
     ) -> None:
-        """exempt: addresses that count in all only: trusted proxies, and this machine's own."""
+        """limit: 0 is half of the files this process may open: the rest is for its other needs.
+
+        exempt: addresses that count in all only: trusted proxies, and this machine's own.
+        """
         self.open = 0
         self.refused_total = 0  # for want of room in all
         self.refused_by_address_total = 0
-        self._limit = limit
+        self._limit = limit or _half_of_files()
         self._limit_by_address = limit_by_address
         self._exempt = Networks() if exempt is None else exempt
         self._open_by_group: dict[str, int] = {}
@@ -194,3 +219,9 @@ class Connections:
                 self._open_by_group[group] = count
             else:
                 del self._open_by_group[group]
+
+
+def _half_of_files() -> int:
+    # The hard limit: the process raises its own to that when it starts to listen.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (FILES_LIMIT if hard == resource.RLIM_INFINITY else min(hard, FILES_LIMIT)) // 2

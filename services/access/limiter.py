@@ -2,8 +2,9 @@
 
 The gradient of Netflix's concurrency-limits (Gradient2) with another baseline. There the long
 latency is an average, which a lasting overload pulls up until the limit is at its ceiling. Here it
-is the lowest that was seen, and it is raised by evidence only: latency that stays when the limit
-is cut to a quarter does not come from the number of requests, so it is how business is now.
+is the lowest that was seen, and only a probe raises it: for a moment the limit is a quarter, and
+latency that stays does not come from the number of requests. All processes probe at the same
+moments, since one that holds back alone learns nothing.
 docs/decisions/0010-admission.md has the argument and the measurements.
 """
 
@@ -20,30 +21,48 @@ WINDOW_SAMPLES: Final = 10
 TOLERANCE: Final = 1.25
 SLACK_S: Final = 0.005
 LARGEST_CUT: Final = 0.5  # in one window, as in Gradient2
-PROBE_DEPTH: Final = 4.0  # cut by so much without help, and the latency is the new baseline
-HELPED: Final = 0.75  # of the latency before the cuts: they helped, so there is a queue
+DEPTH: Final = 4.0  # how much less a probe lets in, and the most that is cut before one
+# A limit cut to this part within this time asks for a probe: cutting does not seem to help.
+HALVED: Final = 0.5
+HALVED_WITHIN_S: Final = 2.0
+# The moments of probes. A probe takes about a tenth of a second, so under a lasting overload the
+# regular ones cost 0.3 % of what is done.
+MARK_S: Final = 0.5
+REGULAR_S: Final = 30.0
 GROWTH: Final = 0.5  # of the square root of the limit, a window in which it was too small
+BASE_SAMPLES: Final = 200  # a baseline is the mean of so many: 10 % exact where half are 20x slower
 SPREADS: Final = 2.0  # standard errors by which two means have to differ to be different
 RELAXATION: Final = 0.02  # of the way to what is measured with little in flight, a window
 DROPS_ALLOWED: Final = 0.02  # share of a window; above it they are a sign, not an accident
 MEMORY: Final = 0.1  # of the newest window in the spread of latencies
+SETTLE_S: Final = 0.5  # from the first answer: until the slow ones are among those that come back
+USED_S: Final = 1.0  # a limit was in use when half of it was in flight within this time
 
 
 class Limiter:
     """A limit between 1 and a ceiling. All times are seconds on the caller's clock."""
 
-    def __init__(self, ceiling: int) -> None:
+    def __init__(self, ceiling: int, *, epoch_s: float = 0.0) -> None:
+        """epoch_s: what to add to the caller's clock to get the one that all processes share."""
         self.ceiling = ceiling
         # A quarter: what is learned first is how business answers when it is not busy.
-        self.estimate = max(1.0, ceiling / 4)
+        self.estimate = max(1.0, ceiling / DEPTH)
         self.latency_s = 0.0  # geometric mean of the last window, 0.0 before the first
         self.dropped_share = 0.0  # of the last window
-        self._base = math.nan  # logarithm of the baseline
+        self.probes_total = 0
+        self._epoch_s = epoch_s
+        self._base = 0.0  # logarithm of the baseline
+        self._base_count = 0  # from so many answers
         self._variance = 0.0  # of the logarithms of latencies
-        self._reference: tuple[float, float] | None = None  # limit and latency before the cuts
+        self._cut_from = 0.0  # the limit when cutting began; 0.0: not cutting
+        self._cut_since = 0.0
+        self._probing: tuple[float, float] | None = None  # in flight and latency before it
+        self._probe_at = math.inf
         self._used_until = -math.inf
-        self._changed_at = -math.inf
-        self._began_at = -math.inf  # this window: when its first answer came
+        self._mean = 0.0  # of the logarithms, in the last window
+        self._measured_at = 0.0  # with so many in flight
+        self._began_at = math.nan  # this window, and when it was opened
+        self._opened_at = 0.0
         self._count = self._dropped = self._missed = self._peak = 0
         self._sum = self._squares = 0.0
 
@@ -54,18 +73,21 @@ class Limiter:
     @property
     def baseline_s(self) -> float:
         """Latency without a queue, as far as is known; 0.0 before the first window."""
-        return 0.0 if math.isnan(self._base) else math.exp(self._base)
+        return math.exp(self._base) if self._base_count else 0.0
 
     def missed(self) -> None:
         """Somebody found the limit reached."""
         self._missed += 1
 
     def sample(self, now: float, latency_s: float, in_flight: int, *, dropped: bool) -> bool:
-        """Count one that is over, in_flight with itself; True when a window ended with it."""
-        if now - latency_s < self._changed_at:
-            return False  # it began under another limit
-        if self._began_at == -math.inf:
-            self._began_at = now
+        """Count one that is over, in_flight with itself; True when the limit may have changed."""
+        if now >= self._probe_at:
+            self._probe(now)
+            return True
+        if math.isnan(self._began_at):
+            self._began_at = now + SETTLE_S
+        if now < self._began_at:
+            return False
         self._peak = max(self._peak, in_flight)
         if dropped:
             self._dropped += 1
@@ -79,81 +101,126 @@ class Limiter:
         self._decide(now)
         return True
 
-    def _begin(self, now: float) -> None:
-        self._began_at = now
-        self._count = self._dropped = self._missed = self._peak = 0
-        self._sum = self._squares = 0.0
-
     def _decide(self, now: float) -> None:
-        before = self.estimate
+        before = self.limit
         if self._peak * 2 >= self.estimate:
-            self._used_until = now + 1.0
+            self._used_until = now + USED_S
         self.dropped_share = self._dropped / (self._count + self._dropped)
         if self.dropped_share > DROPS_ALLOWED:
+            if self._probing is not None:
+                self.estimate = self._probing[0]
+            self._settle()
             self._shrink(1 - self.dropped_share)
         elif self._count:
             self._follow(now)
         self.estimate = min(max(self.estimate, 1.0), float(self.ceiling))
-        if int(before) != int(self.estimate):
-            self._changed_at = now
-        self._begin(now)
+        self._next_window(now, changed=self.limit != before)
+
+    def _next_window(self, now: float, *, changed: bool) -> None:
+        # What began under another limit is over then. It is left out by time and not one by one:
+        # to count only what began later would count the quick ones first.
+        self._began_at = now + self.latency_s if changed else now
+        self._opened_at = now
+        self._count = self._dropped = self._missed = self._peak = 0
+        self._sum = self._squares = 0.0
 
     def _follow(self, now: float) -> None:
-        mean = self._sum / self._count
-        margin = self._margin(mean)
+        self._mean = mean = self._sum / self._count
         self.latency_s = math.exp(mean)
-        if math.isnan(self._base):
-            self._base = mean
-        elif mean + margin < self._base:
-            self._faster(now, mean)
+        self._measured_at = float(self._peak)
+        margin = self._margin(mean)
+        self._compare(now, mean, margin)
         queue = mean - margin - self._threshold()
-        if self._peak * 2 < self.estimate:  # too little in flight to learn from
-            self._reference = None
+        if self._probing is not None:
+            self._learn(now, self._probing, still=queue > 0)
+        elif self._peak * 2 < self.estimate:  # too little in flight for a queue of our making
+            self._settle()
             self._base += RELAXATION * (mean - self._base)
         elif queue > 0:
-            self._slower(now, mean, queue)
+            self._slower(now, queue)
         else:
-            self._reference = None
-            if self._missed:
-                room = 1 - max(0.0, mean - self._base) / (self._threshold() - self._base)
-                self.estimate += GROWTH * math.sqrt(self.estimate) * max(0.0, room)
+            self._settle()
+            self._grow(now, mean - margin)
+
+    def _margin(self, mean: float) -> float:
+        """How far this window's mean and the baseline may be apart by chance."""
+        variance = max(0.0, self._squares / self._count - mean * mean)
+        self._variance += MEMORY * (variance - self._variance) if self._variance else variance
+        parts = 1 / self._count + (1 / self._base_count if self._base_count else 0.0)
+        return SPREADS * math.sqrt(max(variance, self._variance) * parts)
+
+    def _compare(self, now: float, mean: float, margin: float) -> None:
+        """Take what is clearly lower for the baseline, and make a young one more exact."""
+        if not self._base_count:
+            self._base, self._base_count = mean, self._count
+        elif mean + margin < self._base:
+            self._faster(now, mean + margin)
+        elif abs(mean - self._base) <= margin and self._base_count < BASE_SAMPLES:
+            self._base_count += self._count
+            self._base += (mean - self._base) * self._count / self._base_count
 
     def _threshold(self) -> float:
         base_s = self.baseline_s
         return math.log(max(base_s * TOLERANCE, base_s + SLACK_S))
 
-    def _margin(self, mean: float) -> float:
-        variance = max(0.0, self._squares / self._count - mean * mean)
-        self._variance += MEMORY * (variance - self._variance) if self._variance else variance
-        return SPREADS * math.sqrt(max(variance, self._variance) / self._count)
-
     def _faster(self, now: float, mean: float) -> None:
         """Business answers sooner: as many a second are fewer at once."""
         base = max(mean, self._base + math.log(LARGEST_CUT))
-        if now < self._used_until:
+        if now < self._used_until and self._probing is None:
             self.estimate *= math.exp(base - self._base)
-        self._base = base
+        self._base, self._base_count = base, self._count
 
-    def _slower(self, now: float, mean: float, queue: float) -> None:
-        if self._reference is None or mean < self._reference[1] + math.log(HELPED):
-            self._reference = (min(self.estimate, float(self._peak)), mean)
-        reference = self._reference[0]
-        if self.estimate <= max(1.0, reference / PROBE_DEPTH):
-            self._accept(now, mean)
-        else:
-            self._shrink(math.exp(-queue))
+    def _grow(self, now: float, mean: float) -> None:
+        if not self._missed:
+            return
+        self._probe_at = self._mark(now, REGULAR_S)
+        room = 1 - max(0.0, mean - self._base) / (self._threshold() - self._base)
+        self.estimate += GROWTH * math.sqrt(self.estimate) * max(0.0, room)
 
-    def _accept(self, now: float, mean: float) -> None:
-        """Fewer at once were not answered sooner, so it is no queue: make room for all that come.
+    def _slower(self, now: float, queue: float) -> None:
+        if not self._cut_from or now - self._cut_since > HALVED_WITHIN_S:
+            self._cut_from, self._cut_since = min(self.estimate, float(self._peak)), now
+        self._shrink(max(math.exp(-queue), self._cut_from / DEPTH / self.estimate))
+        if self.estimate <= max(1.0, self._cut_from * HALVED):
+            self._probe_at = min(self._probe_at, self._mark(now, MARK_S))
+        # Between those who share business: what is added alike and cut in proportion becomes even.
+        self.estimate += GROWTH
 
-        As many are in flight as come in a second, times the seconds each takes (Little's law),
-        and the square root of that for chance.
-        """
-        rate = (self._count + self._missed) / (now - self._began_at)
-        needed = rate * math.exp(mean)
-        self._base, self._reference = mean, None
-        self.estimate = max(self.estimate, needed + math.sqrt(needed))
+    def _settle(self) -> None:
+        self._cut_from = 0.0
+        self._probing = None
+        self._probe_at = math.inf
 
     def _shrink(self, factor: float) -> None:
         used = min(self.estimate, float(self._peak))
         self.estimate = max(1.0, used * max(LARGEST_CUT, factor))
+
+    # Probes
+
+    def _mark(self, now: float, every_s: float) -> float:
+        """The next moment of the kind, the same in all processes."""
+        shared = now + self._epoch_s
+        return now + every_s - shared % every_s
+
+    def _probe(self, now: float) -> None:
+        self.probes_total += 1
+        self._probe_at = math.inf
+        self._probing = (self._measured_at, self._mean)
+        self.estimate = max(1.0, self.estimate / DEPTH)
+        self._next_window(now, changed=True)
+
+    def _learn(self, now: float, before: tuple[float, float], *, still: bool) -> None:
+        """A probe is over; still: latency is above the baseline with hardly any in flight."""
+        in_flight, mean = before
+        count = self._count
+        rate = count / (now - self._began_at) + self._missed / (now - self._opened_at)
+        self._settle()
+        if not still:  # it was a queue: as many as make none
+            self.estimate = in_flight * math.exp(min(0.0, self._threshold() - mean))
+            return
+        self._base, self._base_count = self._mean, count
+        # Now as many as come in a second, times the seconds each takes (Little's law), and the
+        # square root of that for chance; but not what made a queue before.
+        needed = rate * math.exp(self._mean)
+        without_queue = in_flight * math.exp(min(0.0, self._threshold() - mean))
+        self.estimate = max(without_queue, needed + math.sqrt(needed))
