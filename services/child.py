@@ -51,7 +51,7 @@ class Child:
         return self._listeners[name]
 
     def want(self, workers: int) -> None:
-        """Say how many such processes there should be."""
+        """Say how many such processes there should be, once all sockets are made."""
         self._say(f"workers {workers}")
 
     def ready(self) -> None:

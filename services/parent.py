@@ -58,6 +58,7 @@ class Parent:
         self._listeners: dict[str, list[socket.socket]] = {}
         self._selector = selectors.DefaultSelector()
         self._wanted = 1
+        self._told = False  # how many are wanted; all sockets are there then
         self._generation = 0
         self._failures = 0
         self._start_at = 0.0
@@ -127,7 +128,7 @@ class Parent:
                 count = int(values[1])
                 self._listeners[values[0]], sockets = sockets[:count], sockets[count:]
             elif word == "workers":
-                self._wanted = int(values[0])
+                self._wanted, self._told = int(values[0]), True
             elif word == "ready":
                 member.ready_at = time.monotonic()
 
@@ -174,6 +175,9 @@ class Parent:
                 os.kill(member.pid, signal.SIGKILL)
         if self._code is not None:
             return
+        for member in members:  # overtaken by a newer release before it was ready
+            if member.generation < self._generation and member.ready_at is None:
+                self._tell_to_stop(member)
         staying = [member for member in members if member.stop_by is None]
         old = [member for member in staying if member.generation < self._generation]
         new = [member for member in staying if member.generation == self._generation]
@@ -188,7 +192,7 @@ class Parent:
         missing = self._wanted - len(staying)
         if old and len(new) == len(ready) and len(members) == len(staying):
             missing = max(missing, 1)  # the next successor, once the one before it has its place
-        if not self._listeners:
+        if not self._told:
             missing = min(missing, 1 - len(members))  # the first one makes the sockets
         if now >= self._start_at:
             for _ in range(missing):
@@ -229,6 +233,8 @@ class Parent:
         os.environ.pop(READY_FILE_VARIABLE, None)  # it is the parent's to say
 
     def _tell_to_stop(self, member: Member) -> None:
+        if member.stop_by is not None:
+            return
         member.stop_by = time.monotonic() + STOP_LIMIT_S
         os.kill(member.pid, signal.SIGTERM)
 
@@ -243,8 +249,7 @@ class Parent:
         for member in self._members.values():
             with suppress(OSError):
                 member.line.send(THE_END)
-            if member.stop_by is None:
-                self._tell_to_stop(member)
+            self._tell_to_stop(member)
 
     def _tick(self) -> None:
         for member in self._members.values():

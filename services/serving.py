@@ -89,6 +89,16 @@ class Server(uvicorn.Server):
         self.child = child
         self._closing = closing
 
+    def listen(self) -> list[socket.socket]:
+        """The sockets to serve on; may raise ListenError."""
+        return self.bound("public", self.config.host, self.config.port, self.config.backlog)
+
+    def bound(self, name: str, host: str, port: int, backlog: int) -> list[socket.socket]:
+        """Listening sockets that, with a parent, all its processes share under that name."""
+        if self.child is None:
+            return listener.listen(host, port, backlog)
+        return self.child.listen(name, host, port, backlog)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
@@ -168,31 +178,31 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0)
 
 
-def serve(config: uvicorn.Config, child: Child | None = None) -> None:
+def serve(config: uvicorn.Config, child: Child | None = None, *, workers: int = 1) -> None:
     """Serve until SIGTERM or SIGINT, then let what is in flight end; blocks.
+
+    workers: how many such processes the parent is to run.
 
     uvicorn raises the signal again once it has stopped, for the handler that was there before.
     That is ours, which also ends a process that is told to stop before uvicorn listens to signals.
     """
     closing = Closing(cast("ASGI3Application", config.app))
     config.app = closing
-    run(Server(config, child, closing))
+    run(Server(config, child, closing), workers=workers)
 
 
-def run(server: Server) -> None:
+def run(server: Server, *, workers: int = 1) -> None:
     """Listen where the config says, with a parent on its sockets, and serve until told to stop."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     _allow_descriptors()
-    config, child = server.config, server.child
     try:
-        if child is None:
-            sockets = listener.listen(config.host, config.port, config.backlog)
-        else:
-            sockets = child.listen("public", config.host, config.port, config.backlog)
+        sockets = server.listen()
     except listener.ListenError as error:
         log.error("not started", reason=str(error))
         raise SystemExit(uvicorn.config.STARTUP_FAILURE) from None
+    if server.child is not None:
+        server.child.want(workers)
     server.run(sockets)
 
 

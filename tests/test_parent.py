@@ -31,8 +31,10 @@ parent.SILENT_TICKS = 2
 def work(child):
     if (folder / "settings").exists():
         return 78
-    child.want(workers)
+    child.listen("other", "127.0.0.1", 0, 64)
+    time.sleep(0.02)
     (listening,) = child.listen("public", "127.0.0.1", 0, 64)
+    child.want(workers)
     (folder / "port").write_text(str(listening.getsockname()[1]))
     if (folder / "broken").exists():
         (folder / f"broken-{time.monotonic()}").touch()
@@ -136,6 +138,20 @@ async def test_a_successor_serves_before_its_predecessor_stops(tmp_path: Path) -
             most = max(most, len(parent.pids))
         assert most == 3  # one at a time, and never fewer than wanted
         assert parent.found("last-*") == ["last-False"]
+
+
+async def test_a_restart_that_overtakes_another_one_leaves_somebody_serving(tmp_path: Path) -> None:
+    async with running(tmp_path, 1) as parent:
+        before = parent.pids
+        (tmp_path / "slow").touch()
+        for _ in range(3):  # each before the successor of the one before is ready
+            known = parent.pids
+            parent.process.send_signal(signal.SIGHUP)
+            while not parent.pids - known:
+                assert {await parent.ask()} == before
+        while parent.pids & before:
+            await parent.ask()
+        assert len(parent.pids) == 1
 
 
 async def test_a_release_that_does_not_start_leaves_the_old_one_serving(tmp_path: Path) -> None:

@@ -21,8 +21,6 @@ BACKLOG: Final = 1024  # connections of access that wait; it has a pool of some 
 def serve(settings: BusinessSettings, child: Child | None = None) -> None:
     """Serve until SIGTERM or SIGINT."""
     configure_logging("business", settings)
-    if child is not None:
-        child.want(settings.business_workers)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.business_host,
@@ -37,4 +35,4 @@ def serve(settings: BusinessSettings, child: Child | None = None) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         backlog=BACKLOG,
     )
-    serving.serve(config, child)
+    serving.serve(config, child, workers=settings.business_workers)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import psutil
-
-from tests.access.conftest import SECRET, Client, request
+from tests.access.conftest import Client, request
 from tests.access.upstream import Seen, Upstream, answer
+from tests.failures.access_process import access, children, rolled
 from tests.failures.swarm import Swarm, asked_once, close_all
 from tests.faults.waiting import until
 from tests.running_stack import RunningStack
@@ -27,56 +24,9 @@ PAGE = request("/products/a")
 LIVE = request("/live")
 
 
-@asynccontextmanager
-async def access(
-    upstream: Upstream, folder: Path, **settings: str
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """Access as it is run: a parent with its children."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    (folder / "ready").unlink(missing_ok=True)
-    environment = os.environ | {
-        "TERCET_INTERNAL_SECRET": SECRET,
-        "TERCET_BUSINESS_URL": upstream.url,
-        "TERCET_ACCESS_PORT": str(port),
-        "TERCET_PAGE_POOL_SIZE": "64",
-        "TERCET_READY_FILE": str(folder / "ready"),
-        **settings,
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "infra.process", "access"),
-        env=environment,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        await until((folder / "ready").exists, within_s=20, what="access is ready")
-        yield process, port
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
 async def slow(_: Seen) -> bytes:
     await asyncio.sleep(HANDLER_S)
     return answer(cache_control="no-store")
-
-
-def children(parent_pid: int) -> set[int]:
-    return {child.pid for child in psutil.Process(parent_pid).children()}
-
-
-async def rolled(parent_pid: int, within_s: float = 30) -> None:
-    """SIGHUP, until every child is another one than before."""
-    before = children(parent_pid)
-    os.kill(parent_pid, signal.SIGHUP)
-
-    def replaced() -> bool:
-        now = children(parent_pid)
-        return len(now) == len(before) and not now & before
-
-    await until(replaced, within_s=within_s, what="every child is replaced")
 
 
 @asynccontextmanager
