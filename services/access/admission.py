@@ -35,7 +35,8 @@ class Admission:
         """sizes: connections to business of each class. Operators share those of OTHER."""
         epoch_s = time.time() - time.monotonic()
         self.gates = {
-            kind: Gate(TERMS[kind.value], size, epoch_s=epoch_s) for kind, size in sizes.items()
+            kind: Gate(kind.value, TERMS[kind.value], size, epoch_s=epoch_s)
+            for kind, size in sizes.items()
         }
         for gate in self.gates.values():
             gate.above = tuple(

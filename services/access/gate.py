@@ -59,6 +59,7 @@ class Gate:
 
     def __init__(
         self,
+        name: str,
         terms: Terms,
         size: int,
         *,
@@ -66,10 +67,11 @@ class Gate:
         epoch_s: float = 0.0,
     ) -> None:
         """size: the limit of a class that is not adaptive, the highest one of a class that is."""
+        self.name = name
         self.terms = terms
         self.limit = 0
         self.in_flight = 0
-        self.direct_total = self.waited_total = 0
+        self.entered_total = self.waited_total = 0
         # full: no room to wait; late: waited in vain; failing: business drops most of what comes;
         # yielded: a class above waits.
         self.shed = {"full": 0, "late": 0, "failing": 0, "yielded": 0}
@@ -83,7 +85,7 @@ class Gate:
         self._clock = clock
         self._line = Line(clock, self._give_up)
         self._latency_s = FIRST_LATENCY_S
-        self._found_full = 0
+        self._found_full = self._let_in_total = 0
         self._full_share = 0.0
         self._seen = (0, 0)
         self._paced_at = clock()
@@ -102,7 +104,7 @@ class Gate:
         """Enter at once, or not."""
         if self.in_flight < self._open and not self._line:
             self.in_flight += 1
-            self.direct_total += 1
+            self.entered_total += 1
             return True
         return False
 
@@ -130,7 +132,7 @@ class Gate:
             raise self._refusal("failing")
         if self.in_flight < self.limit and not self._line:
             self.in_flight += 1
-            self.direct_total += 1
+            self.entered_total += 1
             caller.set_result(None)
             return
         self._found_full += 1
@@ -185,6 +187,8 @@ class Gate:
             if caller is None:
                 return
             self.in_flight += 1
+            self.entered_total += 1
+            self._let_in_total += 1
             caller.set_result(None)
 
     def _give_up(self, caller: Caller) -> None:
@@ -209,7 +213,7 @@ class Gate:
 
     def _weigh(self) -> None:
         """See whether the overload is over."""
-        full, direct = self._found_full, self.direct_total
+        full, direct = self._found_full, self.entered_total - self._let_in_total
         found_full, went_in = full - self._seen[0], direct - self._seen[1]
         self._seen = full, direct
         if found_full or went_in:
