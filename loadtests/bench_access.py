@@ -44,7 +44,7 @@ async def run(bench: Bench, names: Sequence[str]) -> tuple[list[Row], list[str]]
             try:
                 rows += await WORKS[name](bench)
             except (BrokenRunError, TimeoutError, OSError, ValueError) as error:
-                failures.append(f"{name}: {error or type(error).__name__}")
+                failures.append(f"{name}: {str(error) or type(error).__name__}")
     return rows, failures
 
 
