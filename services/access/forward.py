@@ -13,13 +13,17 @@ from typing import Final
 
 import orjson
 
-from services.access.admission import Admission, Outcome
+from services.access.admission import Admission
+from services.access.buckets import Buckets
 from services.access.client_address import Networks, client_of
 from services.access.fields import Sorted, answer_fields
+from services.access.gate import Outcome
 from services.access.identity import Identities, Unasked, claim_of
-from services.access.passage import KEYED, Client, Passage
+from services.access.passage import KEYED, Passage
 from services.access.routes import Route
 from services.access.tracing import made_traceparent
+from services.addresses import Addresses
+from services.balance import Balance
 from services.deadline import Deadline
 from services.exchange import Repeatable
 from services.keepalive import (
@@ -28,7 +32,6 @@ from services.keepalive import (
     ExchangeError,
     Headers,
     NotSent,
-    Pool,
     Response,
     SendTimedOut,
     UnsafeRequest,
@@ -58,15 +61,19 @@ OVERLOADED: Final = frozenset((503, 504))  # what business answers when it could
 
 
 class Forwarder:
-    """The connections to business, one pool for each class of traffic."""
+    """The connections to business, some for each class of traffic."""
 
-    def __init__(self, settings: AccessSettings, admission: Admission, proxies: Networks) -> None:
+    def __init__(
+        self, settings: AccessSettings, admission: Admission, buckets: Buckets, proxies: Networks
+    ) -> None:
         self._admission = admission
+        self._buckets = buckets
         self._proxies = proxies
         self._secret = settings.internal_secret.get_secret_value().encode()
+        self._addresses = Addresses(settings.business_urls)
 
-        def pool(size: int) -> Pool:
-            return Pool.to(settings.business_url, size=size, idle_s=IDLE_S, hop_ms=HOP_MS)
+        def pool(size: int) -> Balance:
+            return Balance(self._addresses, size=size, idle_s=IDLE_S, hop_ms=HOP_MS)
 
         self.pools = {
             Route.PAGE: pool(settings.page_pool_size),
@@ -88,11 +95,17 @@ class Forwarder:
         try:
             fields = passage.sorted = Sorted(passage.headers, route)
             passage.request_id = fields.request_id
+            passage.address = self._address_of(passage)
             customer_id = self._customer(passage, fields)
+            now = time.monotonic()
+            known = None if isinstance(customer_id, Unasked) else customer_id
+            refusal = self._buckets.take(route, passage.address, known, now)
+            if refusal is not None:
+                raise refusal.problem()
             if isinstance(customer_id, Unasked) or not self._admission.try_enter(route):
                 self._take_time(passage, None)
                 return
-            passage.admitted_at = time.monotonic()
+            passage.admitted_at = now
             headers = self._headers(passage, fields, customer_id)
             begun = self.pools[route].begin(
                 passage.method,
@@ -165,6 +178,7 @@ class Forwarder:
                 passage.task.cancel()
         for pool in {*self.pools.values(), self.control}:
             await pool.aclose()
+        await self._addresses.aclose()
 
     # What a pool calls (through the passage)
 
@@ -238,17 +252,16 @@ class Forwarder:
         )
         if client is not None:
             headers += (
-                (b"x-forwarded-for", self._address_of(passage, client).encode()),
+                (b"x-forwarded-for", passage.address.encode()),
                 (b"x-forwarded-proto", client.scheme.encode()),
             )
         if customer_id is not None:
             headers.append((b"x-customer-id", customer_id.encode()))
         return headers
 
-    def _address_of(self, passage: Passage, client: Client) -> str:
-        if not self._proxies:
-            return client.address
-        return client_of(client.address, passage.headers, self._proxies)
+    def _address_of(self, passage: Passage) -> str:
+        peer = passage.client.address if passage.client is not None else ""
+        return client_of(peer, passage.headers, self._proxies) if self._proxies else peer
 
     def _refuse(self, passage: Passage, problem: Problem, outcome: Outcome) -> None:
         if passage.over:

@@ -6,8 +6,9 @@ import asyncio
 import time
 from typing import Final
 
+from services.balance import Balance
 from services.deadline import Deadline
-from services.keepalive import ExchangeError, Pool
+from services.keepalive import ExchangeError
 
 ASK_S: Final = 0.5  # business asks its own parts within this
 HELD_S: Final = 0.5  # probes come every second or so; many probes cost one question
@@ -16,7 +17,7 @@ HELD_S: Final = 0.5  # probes come every second or so; many probes cost one ques
 class Readiness:
     """The last answer of business to /ready, held for a moment; false while stopping."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Balance) -> None:
         self._pool = pool
         self._lock = asyncio.Lock()
         self._ready = False

@@ -53,6 +53,7 @@ class Passage:
 
     __slots__ = (
         "accept_encoding",
+        "address",
         "admitted_at",
         "body",
         "carrier",
@@ -103,6 +104,7 @@ class Passage:
         self.task: asyncio.Task[None] | None = None
         self.admitted_at = 0.0  # 0.0: admission has not let it in
         self.request_id = b""
+        self.address = ""  # the client's, behind trusted proxies
         self.over = False
 
     # What a pool calls
