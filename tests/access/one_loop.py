@@ -10,8 +10,8 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 import uvicorn
@@ -113,7 +113,6 @@ class OneLoop:
     runner: asyncio.Runner
     port: int
     upstream: Upstream
-    servers: list[uvicorn.Server] = field(default_factory=list)
 
     def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(coroutine)
@@ -166,16 +165,29 @@ async def started(config: uvicorn.Config) -> tuple[uvicorn.Server, asyncio.Task[
 
 
 @contextmanager
-def one_loop(**changes: object) -> Iterator[OneLoop]:
-    """access as it is configured in production, before a recording upstream."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+def serving(runner: asyncio.Runner, config: uvicorn.Config) -> Iterator[int]:
+    """A server on a port of its own until the block ends."""
+    server, task, port = runner.run(started(config))
+    try:
+        yield port
+    finally:
+        server.should_exit = True
+        runner.run(asyncio.wait_for(task, 10))
+
+
+@contextmanager
+def one_loop(business: uvicorn.Config | None = None, **changes: object) -> Iterator[OneLoop]:
+    """access as it is configured in production, before a recording upstream.
+
+    business: a server to stand behind access instead.
+    """
+    with ExitStack() as stack:
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         upstream = Upstream(echo)
         runner.run(upstream.listen(0))
-        config = config_of(settings_for(upstream.url, **changes))
-        server, task, port = runner.run(started(config))
-        try:
-            yield OneLoop(runner, port, upstream)
-        finally:
-            server.should_exit = True
-            runner.run(asyncio.wait_for(task, 10))
-            runner.run(upstream.stop())
+        stack.callback(lambda: runner.run(upstream.stop()))
+        url = upstream.url
+        if business is not None:
+            url = f"http://127.0.0.1:{stack.enter_context(serving(runner, business))}"
+        config = config_of(settings_for(url, **changes))
+        yield OneLoop(runner, stack.enter_context(serving(runner, config)), upstream)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.access import strict
 from tests.access.cases import Case
 from tests.access.corpus import CORPUS, EACH, REFUSED
 from tests.access.corpus_served import SERVED
@@ -23,6 +24,18 @@ def test_the_corpus_is_as_large_as_it_says() -> None:
     names = [case.name for case in CORPUS]
     assert len(names) == len(set(names)) >= 122
     assert len(REFUSED) >= 200
+
+
+def test_the_strict_reading_agrees_with_the_corpus() -> None:
+    """What the fuzzing is measured by, measured by what was written by hand."""
+    for case in CORPUS:
+        if len(case.data) > 8_000 or case.name == "RTSP/1.0":
+            continue  # limits are of the server, not of HTTP
+        requests, _ = strict.read(case.data + AFTER)
+        read = [(one.method, one.target, one.body) for one in requests[:1]]
+        if case.passed is not None:
+            assert read == [(case.passed.method, case.passed.target, case.passed.body)], case.name
+        assert len(requests) == (case.passed is not None or case.kept) + case.kept, case.name
 
 
 @pytest.mark.parametrize("case", EACH)
