@@ -64,15 +64,19 @@ class Refusal:
 
 
 def limit_headers(limits: Mapping[str, tuple[Rate, int, int]]) -> dict[str, str]:
-    """RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10).
+    """RateLimit-Policy of all and RateLimit of the one of which the least is left.
 
-    limits: by name of the policy its rate, how many are left, seconds until there are more.
+    limits: by name of the policy its rate, how many are left, seconds until it is whole again or,
+    when nothing is left, those of Retry-After (draft-ietf-httpapi-ratelimit-headers-10).
     """
     policies = [
         f'"{name}";q={rate.burst};w={rate.window_s}' for name, (rate, _, _) in limits.items()
     ]
-    states = [f'"{name}";r={left};t={reset_s}' for name, (_, left, reset_s) in limits.items()]
-    return {"ratelimit-policy": ", ".join(policies), "ratelimit": ", ".join(states)}
+    name, (_, left, reset_s) = min(limits.items(), key=lambda item: item[1][1])
+    return {
+        "ratelimit-policy": ", ".join(policies),
+        "ratelimit": f'"{name}";r={left};t={reset_s}',
+    }
 
 
 def rates_of(customer_rates: str, address_rates: str) -> dict[Route, Rates]:
@@ -150,7 +154,7 @@ class Buckets:
         address_at = 0.0
         if by_address is not None:
             known = self._groups.get(address)
-            group = self._group(address) if known is None else known
+            group = self.group(address) if known is None else known
             if group:
                 address_at = max(by_address.full_at(group), now) + by_address.interval_s
                 if address_at - now > by_address.burst_s:
@@ -164,7 +168,11 @@ class Buckets:
             by_address.fill(group, address_at)
         return None
 
-    def _group(self, address: str) -> str:
+    def group(self, address: str) -> str:
+        """What counts as one client with this address; "" for one that is exempt."""
+        group = self._groups.get(address)
+        if group is not None:
+            return group
         group = "" if address in self._exempt else group_of(address)
         if len(self._groups) >= HALF_LIMIT:
             self._groups.clear()

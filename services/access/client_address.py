@@ -36,8 +36,11 @@ NODE_V6: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\]" + PORT)
 class Networks:
     """Networks of trusted proxies, and which field they write. Decisions are remembered."""
 
-    def __init__(self, cidrs: Iterable[str] = (), *, field: bytes = X_FORWARDED_FOR) -> None:
+    def __init__(self, cidrs: Iterable[str] | str = (), *, field: bytes = X_FORWARDED_FOR) -> None:
+        """cidrs: 10.0.0.0/8 and the like; in a string they are separated by commas."""
         self.field = field
+        if isinstance(cidrs, str):
+            cidrs = [part.strip() for part in cidrs.split(",") if part.strip()]
         self._networks = [ip_network(cidr, strict=False) for cidr in cidrs]
         self._held: dict[str, bool] = {}
 
