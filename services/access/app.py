@@ -47,6 +47,7 @@ class Application:
             except Exception:
                 log.exception("bug", path=scope["path"])
                 response = _rendered(InternalError(), request_id)
+            self._edge.counts.local.add(response.status)
             await _answer(send, response, request_id)
 
     async def _live(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:

@@ -6,26 +6,28 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from services.access.access_log import AccessLog
 from services.access.admission import Admission
-from services.access.buckets import Connections
-from services.access.client_address import Networks
-from services.access.counts import Counts
+from services.access.buckets import Buckets, Connections, rates_of
+from services.access.client_address import Networks, client_of
+from services.access.counts import UNKNOWN, Counts
 from services.access.fields import answer_fields
 from services.access.forward import Forwarder
 from services.access.framing import path_of
 from services.access.health import Readiness
 from services.access.limits import Limits
+from services.access.memory import HELD_PART, Memory, give_back
 from services.access.pages import Pages
+from services.access.passage import Passage
 from services.access.routes import LOCAL, Route, route_of
 from services.access.tag_stream import TagStream
 from services.access.timers import Wheel
 from services.access.tracing import names_of
-from services.problems import InternalError, NotFound, Problem
+from services.problems import InternalError, NotFound, Overloaded, Problem
 from services.settings import AccessSettings
 from services.telemetry import logger, request_id_var
 
 if TYPE_CHECKING:
-    from services.access.passage import Passage
     from services.access.protocol import AccessProtocol
     from services.access.reader import Reader
 
@@ -42,19 +44,22 @@ class Edge:
             keep_alive_s=settings.keep_alive_s,
             request_s=settings.access_timeout_ms / 1000,
         )
-        self.stopping = False  # set once: every answer from then on is its connection's last
+        self.closing = False  # every answer is its connection's last: a stop, or little memory
+        self.memory = Memory(settings.access_memory_limit_bytes)
+        self.log = AccessLog(settings.access_log_sample)
         self.wheel = Wheel()
         self.readers: list[Reader] = []
         self.counts = Counts()
         self.proxies = Networks(
             _listed(settings.trusted_proxies), field=settings.proxy_header.encode()
         )
+        self.unlimited = Networks(
+            [*_listed(settings.trusted_proxies), *_listed(settings.unlimited_networks)]
+        )
         self.connections = Connections(
             limit=settings.connection_limit,
             limit_by_address=settings.connection_limit_by_address,
-            exempt=Networks(
-                [*_listed(settings.trusted_proxies), *_listed(settings.unlimited_networks)]
-            ),
+            exempt=self.unlimited,
         )
         self.admission = Admission(
             {
@@ -64,7 +69,10 @@ class Edge:
                 Route.OTHER: settings.other_pool_size,
             }
         )
-        self.forwarder = Forwarder(settings, self.admission, self.proxies)
+        self.buckets = Buckets(
+            rates_of(settings.customer_rates, settings.address_rates), exempt=self.unlimited
+        )
+        self.forwarder = Forwarder(settings, self.admission, self.buckets, self.proxies)
         self.readiness = Readiness(self.forwarder.control)
         self.tag_stream = TagStream(settings)
         self.pages = Pages(
@@ -80,11 +88,22 @@ class Edge:
 
     async def aclose(self) -> None:
         """Let what has begun end, then end everything."""
-        self.stopping = self.readiness.stopping = True
+        self.closing = self.readiness.stopping = True
         await self.forwarder.aclose()
         await self.pages.aclose()
         await self.tag_stream.aclose()
         self.wheel.stop()
+        await self.log.aclose()
+
+    def look_at_memory(self) -> None:
+        """Once a second: near the limit, give up what costs memory (see memory.py)."""
+        if not self.memory.look():
+            return
+        pressure = self.memory.pressure
+        whole_bytes = self.settings.page_memory_bytes
+        self.pages.bound(whole_bytes // HELD_PART if pressure else whole_bytes)
+        give_back()
+        self.closing = pressure > 0
 
     def serve(self, passage: Passage, connection: AccessProtocol) -> None:
         """Have a whole request answered that no held page answers."""
@@ -104,6 +123,10 @@ class Edge:
         if route is None:
             passage.request_id = names_of(passage.headers)[0]
             connection.refuse(passage, NotFound())
+        elif self.memory.pressure > 1:
+            passage.request_id = names_of(passage.headers)[0]
+            self.counts.out_of_memory_total += 1
+            connection.refuse(passage, Overloaded("Nothing was done; try again.", retry_after_s=2))
         elif route is Route.PAGE and self.pages.is_page(passage.target):
             passage.request_id, _, _ = names_of(passage.headers)
             passage.route = route
@@ -130,6 +153,7 @@ class Edge:
         else:
             if isinstance(found, bytes):
                 connection.send_ready(passage, found)
+                self.answered(passage, status_of(found), len(found), "fetched")
             elif found is not None:
                 fields = answer_fields(found, to_head=False)
                 connection.answer(passage, found.status, fields, found.body)
@@ -137,14 +161,52 @@ class Edge:
                 passage.task = None
                 self.forwarder.start(passage, Route.PAGE)
 
-    def answered(self, passage: Passage, status: int, size_bytes: int) -> None:
-        """Count an answer that was made for one request."""
+    def answered(self, passage: Passage, status: int, size_bytes: int, cache: str = "") -> None:
+        """Count an answer that was made for one request, or waited for its page."""
         route = passage.route
+        took_s = time.monotonic() - passage.started_at
         if route is None:
             self.counts.unknown.add(status)
+        elif passage.admitted_at or cache:
+            self.counts.by_route[route].forwarded(status, took_s)
         else:
-            tally = self.counts.by_route[route]
-            tally.forwarded(status, time.monotonic() - passage.started_at)
+            self.counts.by_route[route].add(status)
+        if self.log.share:
+            name = UNKNOWN if route is None else route.value
+            address = passage.client.address if passage.client is not None else ""
+            self.log_request(passage, status, size_bytes, took_s, name, cache, address)
+
+    def log_request(  # noqa: PLR0917  # as AccessLog.write
+        self,
+        request: Passage | Reader,
+        status: int,
+        size_bytes: int,
+        took_s: float,
+        route: str,
+        cache: str,
+        address: str,
+    ) -> None:
+        """Write a request to the access log, if it is one of the sample."""
+        if not self.log.sample():
+            return
+        request_id = request.request_id.decode() if isinstance(request, Passage) else ""
+        client = client_of(address, request.headers, self.proxies)
+        method = request.method.decode()
+        self.log.write(
+            method, request.target, status, size_bytes, took_s, route, cache, request_id, client
+        )
+
+    def log_held(self, request: Passage | Reader, page: bytes, address: str) -> None:
+        """The same of one that was answered with a page from memory."""
+        size_bytes = len(page) - page.index(b"\r\n\r\n") - 4
+        self.log_request(
+            request, status_of(page), size_bytes, 0.0, Route.PAGE.value, "hit", address
+        )
+
+
+def status_of(page: bytes) -> int:
+    """The status of a whole answer: HTTP/1.1 200 OK."""
+    return int(page[9:12])
 
 
 def _listed(text: str) -> list[str]:

@@ -69,6 +69,12 @@ class S3Fifo(Generic[E]):
         if delta_bytes > 0:
             self._make_room()
 
+    def bound(self, memory_bytes: int) -> None:
+        """Hold no more than that from now on."""
+        self.memory_bytes = memory_bytes
+        self._small_share_bytes = int(memory_bytes * SMALL_SHARE)
+        self._make_room()
+
     def remove(self, key: bytes, entry: E) -> None:
         """Take an entry out without on_evict."""
         if entry.queue == SMALL:

@@ -65,6 +65,14 @@ class Pages:
         return self._shelf.room.bytes_held
 
     @property
+    def memory_bytes(self) -> int:
+        return self._shelf.room.memory_bytes
+
+    def bound(self, memory_bytes: int) -> None:
+        """Hold no more than that from now on."""
+        self._shelf.room.bound(memory_bytes)
+
+    @property
     def fetches_total(self) -> int:
         return self._flights.begun_total
 

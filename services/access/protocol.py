@@ -269,7 +269,7 @@ class AccessProtocol(asyncio.Protocol):
         keep_alive = reader.keeps_alive()
         if not keep_alive:
             self._deaf = True
-        elif edge.stopping:
+        elif edge.closing:
             keep_alive = False
             self._deaf = True
         if self._current is None:
@@ -283,6 +283,8 @@ class AccessProtocol(asyncio.Protocol):
                 )
                 if page is not None:
                     self.transport.write(page)
+                    if edge.log.share:
+                        edge.log_held(reader, page, self.address)
                     if keep_alive:
                         self._rest()
                     else:
@@ -382,7 +384,7 @@ class AccessProtocol(asyncio.Protocol):
             self._finish(keep_alive=not self.transport.is_closing())
 
     def _keeps_alive(self, passage: Passage) -> bool:
-        if self.edge.stopping and not self._queue and self._unfed is None:
+        if self.edge.closing and not self._queue and self._unfed is None:
             passage.keep_alive = False
             self._deaf = True
         return passage.keep_alive
@@ -437,6 +439,8 @@ class AccessProtocol(asyncio.Protocol):
                 not self._keeps_alive(passage),
             )
             if page is not None:
+                if self.edge.log.share:
+                    self.edge.log_held(passage, page, self.address)
                 self.send_ready(passage, page)
                 return
         self._begin(passage)
@@ -506,10 +510,12 @@ class AccessProtocol(asyncio.Protocol):
                 self.transport.close()
 
     def shutdown(self) -> None:
-        """The server stops (edge.stopping is set): what is answered from now on is the last."""
+        """The server stops (edge.closing is set): what is answered from now on is the last."""
         reader = self._reader
         if self._current is None and reader is not None and reader.reading:
-            self._expect_within(self.edge.limits.stop_reading_s)
+            # Told twice (when the stop begins and when it ends), it has no more time for that.
+            left_s = self.due - time.monotonic()
+            self._expect_within(min(self.edge.limits.stop_reading_s, left_s))
 
     def close_if_idle(self) -> None:
         """Close unless something is being answered or read."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+from collections.abc import Callable
 from typing import Final, cast
 
 import uvicorn
@@ -9,12 +12,17 @@ import uvicorn
 from services import serving
 from services.access.app import Application
 from services.access.edge import Edge
+from services.access.internal import InternalServer
 from services.access.limits import Limits
 from services.access.protocol import AccessProtocol
+from services.access.reports import Report
 from services.child import Child
 from services.settings import AccessSettings
 from services.telemetry import configure_logging
 
+# Forward secrecy and authenticated encryption (RFC 9325 4.2); TLS 1.3 has a list of its own.
+TLS_1_2_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+INTERNAL_BACKLOG: Final = 16
 BACKLOG: Final = 4096  # connections the kernel holds for us in a burst; capped by somaxconn
 
 
@@ -25,24 +33,57 @@ def serve(settings: AccessSettings, child: Child | None = None) -> None:
 
 
 class AccessServer(serving.Server):
-    """Ends its connections by their own protocol."""
+    """Ends its connections by their own protocol, and tells those who watch it how it is."""
+
+    def __init__(self, config: uvicorn.Config, child: Child | None = None) -> None:
+        super().__init__(config, child)
+        self.edge = cast(type[AccessProtocol], config.http).edge
+        self._report = Report(self.edge, child)
+        self._internal = InternalServer(self._report.text)
+        self._internal_listeners: list[socket.socket] = []
+
+    def listen(self) -> list[socket.socket]:
+        settings = self.edge.settings
+        if settings.access_internal_port:
+            self._internal_listeners = self.bound(
+                "internal",
+                settings.access_internal_host,
+                settings.access_internal_port,
+                INTERNAL_BACKLOG,
+            )
+        return super().listen()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._internal.listen(self._internal_listeners)
+        await super().startup(sockets)
+
+    def on_second(self) -> None:
+        super().on_second()
+        self.edge.look_at_memory()
+        self._report.publish()
 
     def begin_stop(self, *, last: bool) -> None:
-        edge = self._edge()
-        edge.stopping = True
-        edge.readiness.stopping = last
+        self.edge.closing = True
+        self.edge.readiness.stopping = last
+        if not last:
+            self._internal.close()  # another process answers there
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
 
     def close_idle(self) -> None:
         for connection in list(self.server_state.connections):
             cast(AccessProtocol, connection).close_if_idle()
 
-    def _edge(self) -> Edge:
-        return cast(type[AccessProtocol], self.config.http).edge
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._internal.close()
+        self._report.publish()  # the last word
 
 
 def config_of(settings: AccessSettings, limits: Limits | None = None) -> uvicorn.Config:
-    """uvicorn's settings. HTTP/2 and TLS are left to what stands in front."""
+    """uvicorn's settings. HTTP/2 is left to what stands in front."""
     edge = Edge(settings, limits)
+    certificate, key = settings.access_tls_certificate, settings.access_tls_key
     return uvicorn.Config(
         Application(edge),
         host=settings.access_host,
@@ -59,4 +100,16 @@ def config_of(settings: AccessSettings, limits: Limits | None = None) -> uvicorn
         backlog=BACKLOG,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=1,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        ssl_context_factory=_tls if certificate else None,
     )
+
+
+def _tls(_: uvicorn.Config, made: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """uvicorn's context without what is only there for clients of before 2015."""
+    context = made()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(TLS_1_2_CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
