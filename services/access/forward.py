@@ -70,10 +70,10 @@ class Forwarder:
         self._buckets = buckets
         self._proxies = proxies
         self._secret = settings.internal_secret.get_secret_value().encode()
-        self._addresses = Addresses(settings.business_urls)
+        self.addresses = Addresses(settings.business_urls)
 
         def pool(size: int) -> Balance:
-            return Balance(self._addresses, size=size, idle_s=IDLE_S, hop_ms=HOP_MS)
+            return Balance(self.addresses, size=size, idle_s=IDLE_S, hop_ms=HOP_MS)
 
         self.pools = {
             Route.PAGE: pool(settings.page_pool_size),
@@ -178,7 +178,7 @@ class Forwarder:
                 passage.task.cancel()
         for pool in {*self.pools.values(), self.control}:
             await pool.aclose()
-        await self._addresses.aclose()
+        await self.addresses.aclose()
 
     # What a pool calls (through the passage)
 

@@ -1,20 +1,19 @@
-"""What access tells Prometheus: which series there are, and where each number is read."""
+"""What access tells Prometheus: which series there are, and what they mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
+from services.access import readings
 from services.access.counts import LATENCY_BOUNDS_S
+from services.access.readings import Number, Reading
 
 if TYPE_CHECKING:
     from services.access.edge import Edge
-    from services.access.gate import Gate
 
-# A histogram is the list of its slots, the sum of its values at the end.
-Number = float | list[float]
-Read = Iterator[tuple[tuple[str, ...], Number]]
+Kind = Literal["counter", "gauge", "histogram"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,297 +21,251 @@ class Family:
     """One metric. A gauge also has the label `worker`: it is told of each process."""
 
     name: str
-    kind: Literal["counter", "gauge", "histogram"]
+    kind: Kind
     text: str
-    read: Callable[[Edge], Read]
-    labels: tuple[str, ...] = ()
+    read: Reading
+    labels: tuple[str, ...]
 
 
-def one(read: Callable[[Edge], float]) -> Callable[[Edge], Read]:
-    """A family without labels."""
-
-    def reading(edge: Edge) -> Read:
-        yield (), read(edge)
-
-    return reading
-
-
-def _requests(edge: Edge) -> Read:
-    yield ("page", "held"), edge.pages.hits_total
-    for name, tally in edge.counts.tallies().items():
-        for hundreds in range(1, 6):
-            yield (name, f"{hundreds}xx"), tally.answered[hundreds]
-
-
-def _forward_seconds(edge: Edge) -> Read:
-    for name, tally in edge.counts.tallies().items():
-        if sum(tally.slots):
-            yield (name,), [*map(float, tally.slots), tally.sum_s]
-
-
-def _refusals(edge: Edge) -> Read:
-    for status in (400, 408, 413, 414, 421, 431, 501, 503, 505):
-        yield (str(status),), edge.counts.refused.get(status, 0)
-    for status, count in edge.counts.refused.items():
-        yield (str(status),), count
-
-
-def _lookups(edge: Edge) -> Read:
-    pages = edge.pages
-    yield ("fresh",), pages.hits_total - pages.stale_total
-    yield ("stale",), pages.stale_total
-    yield ("miss",), pages.misses_total
-    yield ("coalesced",), pages.coalesced_total
-
-
-def _pools(edge: Edge) -> dict[str, Any]:
-    """Connections to business by name; operators share those of "other"."""
-    named: dict[str, Any] = {"control": edge.forwarder.control}
-    for route, pool in edge.forwarder.pools.items():
-        if not any(pool is known for known in named.values()):
-            named[route.value] = pool
-    return named
-
-
-def _of_pools(attribute: str) -> Callable[[Edge], Read]:
-    def reading(edge: Edge) -> Read:
-        for name, pool in _pools(edge).items():
-            yield (name,), getattr(pool, attribute)
-
-    return reading
-
-
-def _connections_by_state(edge: Edge) -> Read:
-    for name, pool in _pools(edge).items():
-        yield (name, "idle"), pool.idle
-        yield (name, "busy"), pool.in_flight
-
-
-def _of_gates(attribute: str) -> Callable[[Edge], Read]:
-    def reading(edge: Edge) -> Read:
-        for name, gate in _gates(edge).items():
-            yield (name,), getattr(gate, attribute)
-
-    return reading
-
-
-def _gates(edge: Edge) -> dict[str, Gate]:
-    named: dict[str, Gate] = {}
-    for kind, gate in edge.admission.gates.items():
-        if not any(gate is known for known in named.values()):  # operators share that of "other"
-            named[kind.value] = gate
-    return named
-
-
-def _shed(edge: Edge) -> Read:
-    for name, gate in _gates(edge).items():
-        for reason, count in gate.shed.items():
-            yield (name, reason), count
-    yield ("all", "memory"), edge.counts.out_of_memory_total
-
-
-def _refused_connections(edge: Edge) -> Read:
-    yield ("full",), edge.connections.refused_total
-    yield ("address",), edge.connections.refused_by_address_total
+def _family(kind: Kind, name: str, text: str, read: Reading, *labels: str) -> Family:
+    return Family(f"tercet_access_{name}", kind, text, read, labels)
 
 
 FAMILIES: Final = (
-    Family(
-        "tercet_access_requests",
+    _family(
         "counter",
+        "requests",
         "Requests answered, by class and outcome; held: from memory",
-        _requests,
-        ("class", "outcome"),
+        readings.requests,
+        "class",
+        "outcome",
     ),
-    Family(
-        "tercet_access_forward_seconds",
+    _family(
         "histogram",
+        "forward_seconds",
         "Seconds from a request's last byte to the answer of business",
-        _forward_seconds,
-        ("class",),
+        readings.forward_seconds,
+        "class",
     ),
-    Family(
-        "tercet_access_refusals",
+    _family(
         "counter",
+        "refusals",
         "What was refused before it was a request, by status",
-        _refusals,
-        ("status",),
+        readings.refusals,
+        "status",
     ),
-    Family(
-        "tercet_access_page_lookups",
+    _family(
         "counter",
+        "page_lookups",
         "Requests for pages that may be held, by what was found",
-        _lookups,
-        ("result",),
+        readings.lookups,
+        "result",
     ),
-    Family(
-        "tercet_access_page_fetches",
+    _family(
         "counter",
+        "page_fetches",
         "Fetches of pages from business",
-        one(lambda edge: edge.pages.fetches_total),
+        readings.one(lambda edge: edge.pages.fetches_total),
     ),
-    Family(
-        "tercet_access_page_revalidations",
+    _family(
         "counter",
+        "page_revalidations",
         "Fetches that found the held page unchanged (304)",
-        one(lambda edge: edge.pages.revalidated_total),
+        readings.one(lambda edge: edge.pages.revalidated_total),
     ),
-    Family(
-        "tercet_access_page_purges",
+    _family(
         "counter",
+        "page_purges",
         "Held pages that a change made old",
-        one(lambda edge: edge.pages.purged_total),
+        readings.one(lambda edge: edge.pages.purged_total),
     ),
-    Family(
-        "tercet_access_page_evictions",
+    _family(
         "counter",
+        "page_evictions",
         "Held pages that went for want of memory",
-        one(lambda edge: edge.pages.evicted_total),
+        readings.one(lambda edge: edge.pages.evicted_total),
     ),
-    Family(
-        "tercet_access_pages",
+    _family(
         "gauge",
-        "Held pages",
-        one(lambda edge: edge.pages.entries),
+        "pages_verified",
+        "1: no purge can have been missed; 0: pages are asked for again each second",
+        readings.one(lambda edge: edge.tag_stream.verified_since() is not None),
     ),
-    Family(
-        "tercet_access_page_bytes",
+    _family("gauge", "pages", "Held pages", readings.one(lambda edge: edge.pages.entries)),
+    _family(
         "gauge",
+        "page_bytes",
         "Bytes of held pages with all that goes with them",
-        one(lambda edge: edge.pages.bytes_held),
+        readings.one(lambda edge: edge.pages.bytes_held),
     ),
-    Family(
-        "tercet_access_page_limit_bytes",
+    _family(
         "gauge",
+        "page_limit_bytes",
         "The most that these may be",
-        one(lambda edge: edge.pages.memory_bytes),
+        readings.one(lambda edge: edge.pages.memory_bytes),
     ),
-    Family(
-        "tercet_access_pool_connections",
+    _family(
         "gauge",
+        "pool_connections",
         "Connections to business",
-        _connections_by_state,
-        ("pool", "state"),
+        readings.connections_by_state,
+        "pool",
+        "state",
     ),
-    Family(
-        "tercet_access_pool_limit_connections",
+    _family(
         "gauge",
+        "pool_limit_connections",
         "The most connections of a pool",
-        _of_pools("size"),
-        ("pool",),
+        readings.of_pools("size"),
+        "pool",
     ),
-    Family(
-        "tercet_access_pool_waiting",
+    _family(
         "gauge",
+        "pool_waiting",
         "Requests that wait for a connection",
-        _of_pools("waiting"),
-        ("pool",),
+        readings.of_pools("waiting"),
+        "pool",
     ),
-    Family(
-        "tercet_access_pool_opened",
+    _family(
         "counter",
+        "pool_opened",
         "Connections made to business",
-        _of_pools("opened_total"),
-        ("pool",),
+        readings.of_pools("opened_total"),
+        "pool",
     ),
-    Family(
-        "tercet_access_pool_reused",
+    _family(
         "counter",
+        "pool_reused",
         "Requests on a connection that was there",
-        _of_pools("reused_total"),
-        ("pool",),
+        readings.of_pools("reused_total"),
+        "pool",
     ),
-    Family(
-        "tercet_access_pool_retried",
+    _family(
         "counter",
+        "pool_retried",
         "Requests sent again, because the connection or the address was gone",
-        _of_pools("retried_total"),
-        ("pool",),
+        readings.of_pools("retried_total"),
+        "pool",
     ),
-    Family(
-        "tercet_access_admission_limit",
+    _family(
+        "counter",
+        "pool_retries_refused",
+        "Retries that the retry budget did not allow",
+        readings.retries_refused,
+        "pool",
+    ),
+    _family(
         "gauge",
+        "address_ejected",
+        "1: this address of business is left out for a while",
+        readings.of_addresses("ejected"),
+        "address",
+    ),
+    _family(
+        "counter",
+        "address_failures",
+        "Requests that this address did not answer, or as one that is sick",
+        readings.of_addresses("failed_total"),
+        "address",
+    ),
+    _family(
+        "counter",
+        "address_ejections",
+        "Times that this address was left out",
+        readings.of_addresses("ejected_total"),
+        "address",
+    ),
+    _family(
+        "gauge",
+        "admission_limit",
         "Requests that may be with business at once, by class",
-        _of_gates("limit"),
-        ("class",),
+        readings.of_gates("limit"),
+        "class",
     ),
-    Family(
-        "tercet_access_admission_in_flight",
+    _family(
         "gauge",
+        "admission_in_flight",
         "Requests that are with business",
-        _of_gates("in_flight"),
-        ("class",),
+        readings.of_gates("in_flight"),
+        "class",
     ),
-    Family(
-        "tercet_access_admission_waiting",
+    _family(
         "gauge",
+        "admission_waiting",
         "Requests that wait to be let through",
-        _of_gates("waiting"),
-        ("class",),
+        readings.of_gates("waiting"),
+        "class",
     ),
-    Family(
-        "tercet_access_admitted",
+    _family(
         "counter",
+        "admitted",
         "Requests let through to business",
-        _of_gates("entered_total"),
-        ("class",),
+        readings.of_gates("entered_total"),
+        "class",
     ),
-    Family(
-        "tercet_access_admission_waits",
+    _family(
         "counter",
+        "admission_waits",
         "Requests that waited to be let through, in vain or not",
-        _of_gates("waited_total"),
-        ("class",),
+        readings.of_gates("waited_total"),
+        "class",
     ),
-    Family(
-        "tercet_access_shed",
+    _family(
         "counter",
+        "shed",
         "Requests refused with 503, by class and reason",
-        _shed,
-        ("class", "reason"),
+        readings.shed,
+        "class",
+        "reason",
     ),
-    Family(
-        "tercet_access_connections",
+    _family(
+        "counter",
+        "rate_limited",
+        "Requests refused with 429",
+        readings.one(lambda edge: edge.buckets.refused_total),
+    ),
+    _family(
         "gauge",
+        "connections",
         "Open connections of clients",
-        one(lambda edge: edge.connections.open),
+        readings.one(lambda edge: edge.connections.open),
     ),
-    Family(
-        "tercet_access_connections_refused",
+    _family(
         "counter",
+        "connections_refused",
         "Connections closed for want of room: in all, or of their address",
-        _refused_connections,
-        ("reason",),
+        readings.refused_connections,
+        "reason",
     ),
-    Family(
-        "tercet_access_log_lines",
+    _family(
         "counter",
+        "log_lines",
         "Requests written to the access log",
-        one(lambda edge: edge.log.written_total),
+        readings.one(lambda edge: edge.log.written_total),
     ),
-    Family(
-        "tercet_access_log_lines_dropped",
+    _family(
         "counter",
+        "log_lines_dropped",
         "Requests that should have been, and what takes the log did not keep up",
-        one(lambda edge: edge.log.dropped_total),
+        readings.one(lambda edge: edge.log.dropped_total),
     ),
-    Family(
-        "tercet_access_resident_bytes",
+    _family(
         "gauge",
+        "resident_bytes",
         "Memory of the process",
-        one(lambda edge: edge.memory.resident_bytes),
+        readings.one(lambda edge: edge.memory.resident_bytes),
     ),
-    Family(
-        "tercet_access_memory_limit_bytes",
+    _family(
         "gauge",
+        "memory_limit_bytes",
         "The most that it is to be; 0: no limit was set",
-        one(lambda edge: edge.memory.limit_bytes),
+        readings.one(lambda edge: edge.memory.limit_bytes),
     ),
-    Family(
-        "tercet_access_memory_pressure",
+    _family(
         "gauge",
+        "memory_pressure",
         "0: none; 1: no keep-alive, half the pages; 2: nothing more is passed on",
-        one(lambda edge: edge.memory.pressure),
+        readings.one(lambda edge: edge.memory.pressure),
     ),
 )
 

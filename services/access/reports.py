@@ -17,7 +17,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from services.access.metrics import FAMILIES, Family, Number, Snapshot, bounds, read
+from services.access.metrics import FAMILIES, Family, Snapshot, bounds, read
+from services.access.readings import Number
 from services.child import Child
 from services.slots import Slots
 

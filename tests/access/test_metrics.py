@@ -72,6 +72,7 @@ def move(edge: Edge) -> None:
     counts.out_of_memory_total += 1
     for pool in {*edge.forwarder.pools.values(), edge.forwarder.control}:
         pool.retried_total += 1
+        pool.budget.refused_total += 1
         for part in pool.parts:
             part.opened_total += 1
             part.reused_total += 1
@@ -79,6 +80,10 @@ def move(edge: Edge) -> None:
         gate.entered_total += 1
         gate.waited_total += 1
         gate.shed["full"] += 1
+    for member in edge.forwarder.addresses.members.all:
+        member.failed_total += 1
+        member.ejected_total += 1
+    edge.buckets.refused_total += 1
     edge.connections.open += 1
     edge.connections.refused_total += 1
     edge.log.written_total += 1
@@ -181,6 +186,19 @@ async def test_a_scrape_sees_every_process_and_no_restart_of_one(tmp_path: Path)
         await ask(20)
         await until(counted, within_s=5, what="all are counted, whoever answered them")
         assert value(await scraped(), "tercet_access_pool_opened_total", pool="page") >= 1
+        client, refusal = await asked_once(port, b"GET / HTTP/1.1\r\n\r\n")  # without Host
+        assert refusal.status == 400
+        await client.close()
+        client, unknown = await asked_once(port, request("/internal/pages"))
+        assert unknown.status == 404
+        await client.close()
+
+        async def told() -> bool:
+            text = await scraped()
+            refused = value(text, "tercet_access_refusals_total", status="400")
+            return refused == 1 == value(text, REQUESTS, **{"class": "none"}, outcome="4xx")
+
+        await until(told, within_s=5, what="what was refused is counted")
         await rolled(process.pid)
         assert await counted()
         await ask(5)

@@ -1,0 +1,118 @@
+"""Where each number of access is read when it is asked for; nothing is counted for it twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from services.access.edge import Edge
+    from services.access.gate import Gate
+    from services.balance import Balance
+
+# The values of a metric by their labels. A histogram is the list of its slots, the sum of its
+# values at the end.
+Number = float | list[float]
+Read = Iterator[tuple[tuple[str, ...], Number]]
+Reading = Callable[["Edge"], Read]
+
+
+def one(read: Callable[[Edge], float]) -> Reading:
+    """A family without labels."""
+
+    def reading(edge: Edge) -> Read:
+        yield (), read(edge)
+
+    return reading
+
+
+def requests(edge: Edge) -> Read:
+    yield ("page", "held"), edge.pages.hits_total
+    for name, tally in edge.counts.tallies().items():
+        for hundreds in range(2, 6):
+            yield (name, f"{hundreds}xx"), tally.answered[hundreds]
+
+
+def forward_seconds(edge: Edge) -> Read:
+    for name, tally in edge.counts.tallies().items():
+        if sum(tally.slots):
+            yield (name,), [*map(float, tally.slots), tally.sum_s]
+
+
+def refusals(edge: Edge) -> Read:
+    for status in (400, 408, 413, 414, 421, 431, 501, 503, 505):
+        yield (str(status),), edge.counts.refused.get(status, 0)
+    for status, count in edge.counts.refused.items():
+        yield (str(status),), count
+
+
+def lookups(edge: Edge) -> Read:
+    pages = edge.pages
+    yield ("fresh",), pages.hits_total - pages.stale_total
+    yield ("stale",), pages.stale_total
+    yield ("miss",), pages.misses_total
+    yield ("coalesced",), pages.coalesced_total
+
+
+def pools(edge: Edge) -> dict[str, Balance]:
+    """Connections to business by name; operators share those of "other"."""
+    named: dict[str, Balance] = {"control": edge.forwarder.control}
+    for route, pool in edge.forwarder.pools.items():
+        if not any(pool is known for known in named.values()):
+            named[route.value] = pool
+    return named
+
+
+def of_pools(attribute: str) -> Reading:
+    def reading(edge: Edge) -> Read:
+        for name, pool in pools(edge).items():
+            yield (name,), getattr(pool, attribute)
+
+    return reading
+
+
+def connections_by_state(edge: Edge) -> Read:
+    for name, pool in pools(edge).items():
+        yield (name, "idle"), pool.idle
+        yield (name, "busy"), pool.in_flight
+
+
+def of_gates(attribute: str) -> Reading:
+    def reading(edge: Edge) -> Read:
+        for name, gate in gates(edge).items():
+            yield (name,), getattr(gate, attribute)
+
+    return reading
+
+
+def gates(edge: Edge) -> dict[str, Gate]:
+    named: dict[str, Gate] = {}
+    for kind, gate in edge.admission.gates.items():
+        if not any(gate is known for known in named.values()):  # operators share that of "other"
+            named[kind.value] = gate
+    return named
+
+
+def shed(edge: Edge) -> Read:
+    for name, gate in gates(edge).items():
+        for reason, count in gate.shed.items():
+            yield (name, reason), count
+    yield ("all", "memory"), edge.counts.out_of_memory_total
+
+
+def of_addresses(attribute: str) -> Reading:
+    def reading(edge: Edge) -> Read:
+        for member in edge.forwarder.addresses.members.all:
+            yield (member.name,), getattr(member, attribute)
+
+    return reading
+
+
+def retries_refused(edge: Edge) -> Read:
+    for name, pool in pools(edge).items():
+        yield (name,), pool.budget.refused_total
+
+
+def refused_connections(edge: Edge) -> Read:
+    yield ("full",), edge.connections.refused_total
+    yield ("address",), edge.connections.refused_by_address_total
