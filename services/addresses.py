@@ -58,9 +58,10 @@ class Addresses:
     with: it is not watched.
     """
 
-    def __init__(self, urls: Iterable[str]) -> None:
+    def __init__(self, urls: Iterable[str], *, resolve_every_s: float = RESOLVE_EVERY_S) -> None:
         self.members = Members()
         self._origins = [_Origin(*origin(url)) for url in urls]
+        self._resolve_every_s = resolve_every_s
         self._users: list[User] = []
         self._resolving: asyncio.Task[None] | None = None
         self._resolved = all(_is_ip(each.host) for each in self._origins)
@@ -112,7 +113,7 @@ class Addresses:
     async def _follow(self) -> None:
         """Ask for the names again and again; while nobody knows them, the servers stay."""
         while True:
-            await asyncio.sleep(RESOLVE_EVERY_S)
+            await asyncio.sleep(self._resolve_every_s)
             try:
                 await self._resolve()
             except OSError as error:
@@ -168,7 +169,7 @@ class Addresses:
             if member.is_due(now):
                 self._ask(member, self._return_if_ready(member))
             elif silent_s[member] >= SILENT_S and any(
-                silent_s[other] < SILENT_S for other in self.members.used if other is not member
+                silent_s[other] < SILENT_S / 2 for other in self.members.used if other is not member
             ):
                 self._ask(member, self._eject_if_dead(member))
 

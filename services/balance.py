@@ -68,7 +68,8 @@ class Balance(Client):
         self._leaving: list[Part] = []
         self._used: list[Part] = []
         self._ramps_until = 0.0
-        self._first = 0
+        self._chosen: Part | None = None  # that had no idle connection for the last request
+        self._turn = 0  # whose it is among two that are equally loaded
         addresses.join(self)
         self.changed()
 
@@ -129,8 +130,12 @@ class Balance(Client):
                 part.drop_oldest()  # the others may have been closed as well
             return None
         connection = part.take_idle(now, repeatable=repeatable)
-        if connection is not None or self._places.open < self.size:
+        if connection is not None:
+            self._turn = 1 - self._turn
             return connection
+        if self._places.open < self.size:
+            self._chosen = part
+            return None
         return self._borrow(part, now, repeatable=repeatable)
 
     def _choose(self, now: float) -> Part:
@@ -140,18 +145,18 @@ class Balance(Client):
         if count == 1:
             return used[0]
         if count == 2:
-            first = self._first = 1 - self._first
-            one, other = used[first], used[1 - first]
+            one, other = used[self._turn], used[1 - self._turn]
         else:
             first, second = int(random() * count), int(random() * (count - 1))  # noqa: S311
             one, other = used[first], used[second + (second >= first)]
         if now < self._ramps_until:
             one, other = _slowly(one, other, now), _slowly(other, one, now)
-        return one if len(one.busy) <= len(other.busy) else other
+        one_load, other_load = len(one.busy) + one.connecting, len(other.busy) + other.connecting
+        return one if one_load <= other_load else other
 
     def _other(self, now: float, avoid: Connection) -> Part:
         others = [part for part in self._used if part is not avoid.owner]
-        return min(others, key=lambda part: len(part.busy)) if others else self._choose(now)
+        return min(others, key=_load) if others else self._choose(now)
 
     def _borrow(self, chosen: Part, now: float, *, repeatable: bool) -> Connection | None:
         """All places are taken: use what another address has idle, or its place if it has many."""
@@ -168,11 +173,14 @@ class Balance(Client):
     ) -> Connection:
         await self._addresses.ready(deadline)
         now = time.monotonic()
-        part = self._choose(now) if avoid is None else self._other(now, avoid)
+        part = self._chosen
+        if part is None or part not in self._used or (avoid and part is avoid.owner):
+            part = self._choose(now) if avoid is None else self._other(now, avoid)
+        self._chosen = None
         tried = [part]
         while True:
             try:
-                return await part.connect(deadline, patience)
+                connection = await part.connect(deadline, patience)
             except (ConnectFailed, ConnectTimedOut):
                 if deadline.passed():
                     raise
@@ -181,7 +189,10 @@ class Balance(Client):
                 if not others or len(tried) > self.repeats or not self.may_repeat():
                     raise
                 self.retried_total += 1
-            part = min(others, key=lambda part: len(part.busy))
+            else:
+                self._turn = 1 - self._turn
+                return connection
+            part = min(others, key=_load)
             tried.append(part)
 
     def _part(self, member: Member) -> Part:
@@ -215,7 +226,7 @@ class Part(Connections):
 
     @property
     def open(self) -> int:
-        return len(self.idle) + len(self.busy)
+        return len(self.idle) + len(self.busy) + self.connecting
 
     def answered(self, connection: Connection) -> None:
         self.address.answered_total += 1
@@ -248,6 +259,10 @@ def is_sick(connection: Connection) -> bool:
         return False
     content_type = connection.answer_header(b"content-type") or b""
     return not content_type.startswith(PROBLEM)
+
+
+def _load(part: Part) -> int:
+    return len(part.busy) + part.connecting
 
 
 def _slowly(one: Part, other: Part, now: float) -> Part:

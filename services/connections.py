@@ -32,6 +32,7 @@ class Connections:
         self.address = address
         self.idle: list[Connection] = []
         self.busy: set[Connection] = set()
+        self.connecting = 0
         self.opened_total = self.reused_total = 0
         self._places = places
         self._idle_s = idle_s
@@ -55,7 +56,11 @@ class Connections:
         """A new connection, busy, in the place that was taken for it; or NotSent, and the place
         is still the caller's."""
         within_s = min(deadline.left_s(), patience.connect_s)
-        connection = await self.address.connect(self._make, within_s)
+        self.connecting += 1
+        try:
+            connection = await self.address.connect(self._make, within_s)
+        finally:
+            self.connecting -= 1
         jitter = random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)  # noqa: S311 - no secret
         connection.retire_at = time.monotonic() + self._max_age_s * jitter
         self.busy.add(connection)

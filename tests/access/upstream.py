@@ -86,10 +86,10 @@ class Upstream:
     ) -> None:
         await self.stop()
 
-    async def listen(self, port: int) -> None:
+    async def listen(self, port: int, host: str = "127.0.0.1") -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Connection(self), "127.0.0.1", port, ssl=self._tls
+            lambda: _Connection(self), host, port, ssl=self._tls
         )
         self.port: int = self._server.sockets[0].getsockname()[1]
 
