@@ -102,11 +102,23 @@ class Forwarder:
             refusal = self._buckets.take(route, passage.address, known, now)
             if refusal is not None:
                 raise refusal.problem()
-            if isinstance(customer_id, Unasked) or not self._admission.try_enter(route):
+            if isinstance(customer_id, Unasked):
                 self._take_time(passage, None)
-                return
-            passage.admitted_at = now
-            headers = self._headers(passage, fields, customer_id)
+            elif self._admission.try_enter(route):
+                self._send(passage, route, fields, customer_id)
+            else:
+                place = _Place(self, passage, customer_id)
+                self._admission.join(route, passage.deadline, place)
+        except Problem as problem:
+            self._refuse(passage, problem, "ignored")
+
+    def _send(
+        self, passage: Passage, route: Route, fields: Sorted, customer_id: str | None
+    ) -> None:
+        """To business, now that admission has let it in: at once if a connection is idle."""
+        passage.admitted_at = time.monotonic()
+        headers = self._headers(passage, fields, customer_id)
+        try:
             begun = self.pools[route].begin(
                 passage.method,
                 passage.target,
@@ -115,12 +127,11 @@ class Forwarder:
                 deadline=passage.deadline,
                 caller=passage,
             )
-            if not begun:
-                self._take_time(passage, headers)
-        except Problem as problem:
-            self._refuse(passage, problem, "ignored")
         except ExchangeError as error:
             self.failed(passage, error)
+            return
+        if not begun:
+            self._take_time(passage, headers)
 
     def leave(self, passage: Passage) -> None:
         """The client has gone: the work ends with it, unless an order or payment has begun."""
@@ -179,6 +190,17 @@ class Forwarder:
         for pool in {*self.pools.values(), self.control}:
             await pool.aclose()
         await self.addresses.aclose()
+
+    # What admission calls
+
+    def let_in(self, passage: Passage, customer_id: str | None) -> None:
+        if passage.route is not None and passage.sorted is not None:
+            self._send(passage, passage.route, passage.sorted, customer_id)
+
+    def turned_away(self, passage: Passage, error: Exception) -> None:
+        if not isinstance(error, Problem):
+            raise error
+        self._refuse(passage, error, "ignored")
 
     # What a pool calls (through the passage)
 
@@ -290,6 +312,26 @@ class Forwarder:
         if answer.status == 404:
             return None
         raise Unavailable("The token could not be checked.", retry_after_s=1)
+
+
+class _Place:
+    """A request in the line of admission; called as a future would be, without being one."""
+
+    __slots__ = ("_customer_id", "_forwarder", "_passage")
+
+    def __init__(self, forwarder: Forwarder, passage: Passage, customer_id: str | None) -> None:
+        self._forwarder = forwarder
+        self._passage = passage
+        self._customer_id = customer_id
+
+    def done(self) -> bool:
+        return self._passage.over
+
+    def set_result(self, _: None) -> None:
+        self._forwarder.let_in(self._passage, self._customer_id)
+
+    def set_exception(self, error: Exception) -> None:
+        self._forwarder.turned_away(self._passage, error)
 
 
 def outcome_of(answer: Response) -> Outcome:
