@@ -7,10 +7,10 @@ payments before logins and orders, those before pages, and behaviour events afte
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from services.access.gate import Gate, Outcome, Terms
+from services.access.gate import LINE_LIMIT, Gate, Outcome, Terms
 from services.access.line import Caller
 from services.access.routes import Route
 from services.deadline import Deadline
@@ -19,11 +19,11 @@ Kind = Route
 
 TERMS: Final = {
     "payment": Terms(0, 1.0, adaptive=False),  # a slow provider is not overload
-    "login": Terms(1, 0.25),
-    "checkout": Terms(1, 0.25),
-    "page": Terms(2, 0.1),
-    "other": Terms(2, 0.1),
-    "operator": Terms(2, 0.1),
+    "login": Terms(1, 0.5),
+    "checkout": Terms(1, 0.5),
+    "page": Terms(2, 0.25),
+    "other": Terms(2, 0.25),
+    "operator": Terms(2, 0.25),
     "beacon": Terms(3, 0.0),
 }
 
@@ -31,11 +31,16 @@ TERMS: Final = {
 class Admission:
     """The gates of one access process, by class of traffic."""
 
-    def __init__(self, sizes: Mapping[Kind, int]) -> None:
-        """sizes: connections to business of each class. Operators share those of OTHER."""
+    def __init__(
+        self, sizes: Mapping[Kind, int], *, clients: Callable[[], int] = lambda: LINE_LIMIT
+    ) -> None:
+        """sizes: connections to business of each class. Operators share those of OTHER.
+
+        clients: how many connections of clients there are; each can wait for one answer.
+        """
         epoch_s = time.time() - time.monotonic()
         self.gates = {
-            kind: Gate(kind.value, TERMS[kind.value], size, epoch_s=epoch_s)
+            kind: Gate(kind.value, TERMS[kind.value], size, epoch_s=epoch_s, clients=clients)
             for kind, size in sizes.items()
         }
         for gate in self.gates.values():

@@ -16,21 +16,17 @@ from services.problems import Overloaded
 
 Outcome = Literal["ok", "dropped", "ignored"]
 
-# A line that has stood this long is no burst: CoDel's interval (RFC 8289), which is to be some
-# round trips at least.
-STANDING_S: Final = 0.1
-STANDING_LATENCIES: Final = 4
 PATIENCE_LATENCIES: Final = 2  # where answers take long, nobody could wait for less
 DEADLINE_SHARE: Final = 0.2  # of the time that is left, at most, goes into waiting here
 # In an overload: half of what an answer takes, within these bounds. Refusals are out in 10 ms.
-SHORTEST_WAIT_S: Final = 0.002
+SHORTEST_WAIT_S: Final = 0.005  # what CoDel lets a queue stand
 OVERLOADED_WAIT_S: Final = 0.008
-# It is over when fewer than these find the gate full: about 40 % do at a load of 0.8, 65 % at 1
-# and nearly all at 2, with eight let in at once and random arrivals.
-CALM_BELOW: Final = 0.5
+# It is over when fewer than these are refused: about 5 % are at a load of 0.8, 12 % at 1 and half
+# of all at 2, with eight let in at once, half as many waiting and random arrivals.
+CALM_BELOW: Final = 0.1
 NEWEST_WEIGHT: Final = 0.3  # of the last tenth of a second in that share
-LINE_LIMIT: Final = 8  # times as many as are let in at once: a bound on memory, not on waits
-FIRST_LATENCY_S: Final = 0.02  # until the first are back
+LINE_LIMIT: Final = 1024  # a bound on memory, not on waits
+PRESSING: Final = 0.25  # of the longest wait: to expect more than this presses the classes below
 LATENCY_WEIGHT: Final = 0.05
 RETRY_SPREAD_S: Final = 3  # over which those who are refused are told to come again
 PACE_S: Final = 0.1  # between two steps of what follows
@@ -65,8 +61,12 @@ class Gate:
         *,
         clock: Callable[[], float] = time.monotonic,
         epoch_s: float = 0.0,
+        clients: Callable[[], int] = lambda: LINE_LIMIT,
     ) -> None:
-        """size: the limit of a class that is not adaptive, the highest one of a class that is."""
+        """size: the limit of a class that is not adaptive, the highest one of a class that is.
+
+        clients: how many there are that could ask at once.
+        """
         self.name = name
         self.terms = terms
         self.limit = 0
@@ -83,10 +83,10 @@ class Gate:
         self.pressed_until = 0.0
         self._size = size
         self._clock = clock
+        self._clients = clients
         self._line = Line(clock, self._give_up)
-        self._latency_s = FIRST_LATENCY_S
-        self._found_full = self._let_in_total = 0
-        self._full_share = 0.0
+        self._latency_s = 0.0  # until the first are back nobody is refused for how long it takes
+        self._refused_lately = 0.0
         self._seen = (0, 0)
         self._paced_at = clock()
         self._open = 0  # what try_enter looks at: the limit, or 0 when there is more to look at
@@ -135,15 +135,14 @@ class Gate:
             self.entered_total += 1
             caller.set_result(None)
             return
-        self._found_full += 1
         if self.limiter is not None:
             self.limiter.missed()
-        self._press(now, STANDING_S)
         if self._yields(now):
             raise self._refusal("yielded")
         until = self._until(now, deadline)
         if until is None:
             self._overload(now)
+            self._press(now, PRESSED_S)
             raise self._refusal("full")
         self.waited_total += 1
         self._line.add(caller, now, until)
@@ -162,37 +161,39 @@ class Gate:
     def _until(self, now: float, deadline: Deadline) -> float | None:
         """How long one who comes now may wait; None: it would be too long, or for nothing."""
         left_s = deadline.at - now
-        bearable_s = min(left_s * DEADLINE_SHARE, left_s - self._latency_s)
+        wait_s = min(left_s * DEADLINE_SHARE, left_s - self._latency_s)
         if self.overloaded:
             room = self._short_line()
-            if len(self._line) >= room:
+            if room and len(self._line) >= room:
                 self._line.displace_oldest()
-            wait_s = self._short_wait_s()
+            wait_s = min(wait_s, self._short_wait_s())
         else:
-            room = self._size * LINE_LIMIT
-            wait_s = self._patience_s()
-            bearable_s -= self._latency_s * len(self._line) / max(1, self.limit)
-        if min(wait_s, bearable_s) <= 0 or len(self._line) >= room:
-            return None
-        ahead_s = self._latency_s * (len(self._line) + 1) / max(1, self.limit)
-        if not self.overloaded and ahead_s > wait_s:
-            return None
-        return now + min(wait_s, bearable_s)
+            room = LINE_LIMIT
+            wait_s = min(wait_s, self._patience_s())
+            expected_s = self._served_in_s(len(self._line) + 1)
+            if expected_s > wait_s * PRESSING:
+                self._press(now, PACE_S)
+            if expected_s > wait_s:
+                return None
+        return now + wait_s if wait_s > 0 and len(self._line) < room else None
+
+    def _served_in_s(self, waiting: int) -> float:
+        """How long it takes to let in so many."""
+        return waiting * self._latency_s / max(1, self.limit)
 
     def _let_in(self, now: float) -> None:
-        if self._line.stood_s(now) > max(STANDING_S, self._latency_s * STANDING_LATENCIES):
-            self._overload(now)
         while self.in_flight < self.limit:
             caller = self._line.next(now)
             if caller is None:
                 return
             self.in_flight += 1
             self.entered_total += 1
-            self._let_in_total += 1
             caller.set_result(None)
 
     def _give_up(self, caller: Caller) -> None:
-        self._overload(self._clock())
+        now = self._clock()
+        self._press(now, PRESSED_S)
+        self._overload(now)
         caller.set_exception(self._refusal("late"))
 
     def _refusal(self, reason: str) -> Overloaded:
@@ -204,26 +205,32 @@ class Gate:
     # Overload
 
     def _overload(self, now: float) -> None:
-        self._press(now, PRESSED_S)
         if self.overloaded or not self.terms.adaptive:
             return  # payments are served in the order of their coming
         self.overloaded = self._line.newest_first = True
-        self._full_share = 1.0
+        self._refused_lately = 1.0
         self._line.shorten(now, room=self._short_line(), wait_s=self._short_wait_s())
 
     def _weigh(self) -> None:
         """See whether the overload is over."""
-        full, direct = self._found_full, self.entered_total - self._let_in_total
-        found_full, went_in = full - self._seen[0], direct - self._seen[1]
-        self._seen = full, direct
-        if found_full or went_in:
-            share = found_full / (found_full + went_in)
-            self._full_share += NEWEST_WEIGHT * (share - self._full_share)
-            if self._full_share < CALM_BELOW:
-                self.overloaded = self._line.newest_first = False
+        seen = self.shed_total, self.entered_total
+        refused, entered = seen[0] - self._seen[0], seen[1] - self._seen[1]
+        self._seen = seen
+        if refused or entered:
+            share = refused / (refused + entered)
+            self._refused_lately += NEWEST_WEIGHT * (share - self._refused_lately)
+        # Clients who ask again as soon as they are refused could keep it up for ever. Where even
+        # all of them in one line would not wait too long, nobody needs to be refused.
+        bearable = self._served_in_s(self._clients()) <= self._patience_s()
+        if bearable or self._refused_lately < CALM_BELOW:
+            self.overloaded = self._line.newest_first = False
 
     def _short_line(self) -> int:
-        return max(2, self.limit // 2) if self.terms.patience_s else 0
+        """As many as can be let in within the short wait."""
+        if not self.terms.patience_s:
+            return 0
+        turns = self._short_wait_s() / self._latency_s if self._latency_s else 1.0
+        return min(max(2, int(self.limit * turns)), LINE_LIMIT)
 
     def _patience_s(self) -> float:
         patience_s = self.terms.patience_s

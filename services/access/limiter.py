@@ -21,6 +21,7 @@ WINDOW_SAMPLES: Final = 10
 TOLERANCE: Final = 1.25
 SLACK_S: Final = 0.005
 LARGEST_CUT: Final = 0.5  # in one window, as in Gradient2
+FIRST_LIMIT: Final = 8.0  # fewer keep clients waiting before anything is known
 DEPTH: Final = 4.0  # how much less a probe lets in, and the most that is cut before one
 # A limit cut to this part within this time asks for a probe: cutting does not seem to help.
 HALVED: Final = 0.5
@@ -46,7 +47,7 @@ class Limiter:
         """epoch_s: what to add to the caller's clock to get the one that all processes share."""
         self.ceiling = ceiling
         # A quarter: what is learned first is how business answers when it is not busy.
-        self.estimate = max(1.0, ceiling / DEPTH)
+        self.estimate = max(min(FIRST_LIMIT, float(ceiling)), ceiling / DEPTH)
         self.latency_s = 0.0  # geometric mean of the last window, 0.0 before the first
         self.dropped_share = 0.0  # of the last window
         self.probes_total = 0
@@ -56,7 +57,8 @@ class Limiter:
         self._variance = 0.0  # of the logarithms of latencies
         self._cut_from = 0.0  # the limit when cutting began; 0.0: not cutting
         self._cut_since = 0.0
-        self._probing: tuple[float, float] | None = None  # in flight and latency before it
+        # In flight, latency and baseline before it.
+        self._probing: tuple[float, float, float] | None = None
         self._probe_at = math.inf
         self._used_until = -math.inf
         self._mean = 0.0  # of the logarithms, in the last window
@@ -205,18 +207,20 @@ class Limiter:
     def _probe(self, now: float) -> None:
         self.probes_total += 1
         self._probe_at = math.inf
-        self._probing = (self._measured_at, self._mean)
+        self._probing = (self._measured_at, self._mean, self._base)
         self.estimate = max(1.0, self.estimate / DEPTH)
         self._next_window(now, changed=True)
 
-    def _learn(self, now: float, before: tuple[float, float], *, still: bool) -> None:
+    def _learn(self, now: float, before: tuple[float, float, float], *, still: bool) -> None:
         """A probe is over; still: latency is above the baseline with hardly any in flight."""
-        in_flight, mean = before
+        in_flight, mean, base = before
         count = self._count
         rate = count / (now - self._began_at) + self._missed / (now - self._opened_at)
         self._settle()
         if not still:  # it was a queue: as many as make none
             self.estimate = in_flight * math.exp(min(0.0, self._threshold() - mean))
+            if self._base < base:  # perhaps a quarter was still too many to see it all
+                self._probe_at = self._mark(now, MARK_S)
             return
         self._base, self._base_count = self._mean, count
         # Now as many as come in a second, times the seconds each takes (Little's law), and the

@@ -1,9 +1,9 @@
 """Those who wait at one gate: few, and never for long.
 
-While there is no overload they are served in the order of their coming, and nobody joins who would
-wait too long. A line that does not empty is no burst. Then waits are short and the newest goes
-first: the oldest is the one whose client is the most likely to have given up, and to serve in
-order would make everybody wait as long as can be borne ("Fail at Scale", ACM Queue 2015).
+They are served in the order of their coming, and nobody joins who would wait too long. When more
+come than can be served, waits are short and the newest goes first: the oldest is the one whose
+client is the most likely to have given up, and to serve in order would make everybody wait as
+long as can be borne ("Fail at Scale", ACM Queue 2015).
 """
 
 from __future__ import annotations
@@ -38,15 +38,12 @@ class Line:
         self._clock = clock
         self._give_up = give_up
         self._waiters: deque[_Waiter] = deque()  # the oldest is on the left
-        self._standing_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._waiters)
 
     def add(self, caller: Caller, now: float, until: float) -> None:
-        if not self._waiters:
-            self._standing_since = now
         self._waiters.append(_Waiter(caller, now, until))
         if self._timer is None:
             self._set_timer(now)
@@ -71,10 +68,6 @@ class Line:
             self.displace_oldest()
         if self._waiters:
             self._set_timer(now)
-
-    def stood_s(self, now: float) -> float:
-        """For how long it has not been empty."""
-        return now - self._standing_since if self._waiters else 0.0
 
     def _drop(self, waiter: _Waiter) -> None:
         if not waiter.caller.done():
