@@ -67,7 +67,8 @@ class Edge:
                 Route.CHECKOUT: settings.checkout_pool_size,
                 Route.PAYMENT: settings.payment_pool_size,
                 Route.OTHER: settings.other_pool_size,
-            }
+            },
+            clients=lambda: self.connections.open,
         )
         self.buckets = Buckets(
             rates_of(settings.customer_rates, settings.address_rates), exempt=self.unlimited
