@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PAGES: Final = b'{"pages":[]}'
 NUMBER: Final = b"x-echo"  # in every answer: which of the remembered requests it is for
-ITS_OWN: Final = ("/internal/pages", "/ready")  # what access asks on its own account
+ITS_OWN: Final = frozenset((b"/internal/pages", b"/ready"))  # what access asks on its own account
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Echo:
             assert event["type"] == "http.request"
             body += event["body"]
             more = event["more_body"]
-        if scope["path"] in ITS_OWN:
+        if scope["raw_path"] in ITS_OWN:
             answer, headers = PAGES, []
         else:
             query = scope["query_string"]
