@@ -9,7 +9,7 @@ from typing import Final
 UNITS_MS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 RATE: Final = re.compile(r"^Requests/sec: +([\d.]+)$", re.MULTILINE)
 TOTAL: Final = re.compile(r"^ +(\d+) requests in ", re.MULTILINE)
-PERCENTILE: Final = re.compile(r"^ +(50|99)% +([\d.]+)(us|ms|s|m)$", re.MULTILINE)
+PERCENTILE: Final = re.compile(r"^ +(50|99)% +([\d.]+)(us|ms|s|m) *$", re.MULTILINE)
 STATUS: Final = re.compile(r"^ +Non-2xx or 3xx responses: (\d+)$", re.MULTILINE)
 SOCKETS: Final = re.compile(
     r"^ +Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)$", re.MULTILINE

@@ -6,6 +6,7 @@ import pytest
 
 from loadtests import wrk
 
+# wrk pads its units to two letters.
 PRINTED = """Running 3s test @ http://127.0.0.1:29103/
   1 threads and 360 connections
   Thread Stats   Avg      Stdev     Max   +/- Stdev
@@ -15,11 +16,11 @@ PRINTED = """Running 3s test @ http://127.0.0.1:29103/
      50%  640.00us
      75%    7.02ms
      90%    8.22ms
-     99%    1.24s
+     99%    1.24s{space}
   151234 requests in 3.02s, 25.71MB read
 Requests/sec:  50088.08
 Transfer/sec:      8.51MB
-"""
+""".format(space=" ")
 FAILURES = """  Socket errors: connect 0, read 12, write 0, timeout 3
   Non-2xx or 3xx responses: 43879
 """
