@@ -51,7 +51,7 @@ class Targets:
     """The rules, and canonical targets by them. Without rules nothing is a page."""
 
     def __init__(self, rules: Iterable[PageRule] = ()) -> None:
-        self._spellings: dict[bytes, bytes] = {}
+        self._spellings: dict[bytes, bytes] = {}  # b"" is no page
         self._paths: dict[int, list[tuple[Sequence[str | None], frozenset[str]]]] = {}
         for rule in rules:
             parts = [
@@ -64,12 +64,12 @@ class Targets:
         """The one spelling of a page's target; None where it is no page, or is not understood."""
         known = self._spellings.get(target)
         if known is not None:
-            return known
+            return known or None
         canonical = self._spelled(target)
-        if canonical is not None and len(target) <= KNOWN_MAX_BYTES:
+        if len(target) <= KNOWN_MAX_BYTES:
             if len(self._spellings) >= KNOWN_KEPT:
                 self._spellings.clear()  # random ones came in; the few that count are soon back
-            self._spellings[target] = canonical
+            self._spellings[target] = canonical or b""
         return canonical
 
     def _spelled(self, target: bytes) -> bytes | None:
