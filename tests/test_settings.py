@@ -172,3 +172,17 @@ def test_settings_do_not_change_once_they_are_read(environment: Path) -> None:
 def test_every_setting_says_what_it_is(kind: type[ProcessSettings]) -> None:
     for name, field in kind.model_fields.items():
         assert field.description, name
+
+
+def test_a_certificate_and_its_key_go_together_and_can_be_read(
+    environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERCET_BUSINESS_URL", "http://127.0.0.1:1")
+    certificate = environment / "certificate.pem"
+    certificate.touch()
+    monkeypatch.setenv("TERCET_ACCESS_TLS_CERTIFICATE", str(certificate))
+    assert refusal(AccessSettings).endswith("TERCET_ACCESS_TLS_KEY go together")
+    monkeypatch.setenv("TERCET_ACCESS_TLS_KEY", str(environment / "none.pem"))
+    assert "none.pem can not be read" in refusal(AccessSettings)
+    monkeypatch.setenv("TERCET_ACCESS_TLS_KEY", str(certificate))
+    assert load(AccessSettings).access_tls_certificate == certificate

@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
 
 from tests.access.conftest import SECRET, Access, Client, request
 from tests.access.upstream import Seen, Upstream, answer
+from tests.failures.access_process import children, free_port
 from tests.faults.waiting import until
-
-SERVE = """
-from services.access.server import serve
-from services.settings import AccessSettings, load
-serve(load(AccessSettings))
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager
 async def process(
-    upstream: Upstream, port: int, folder: Path
+    upstream: Upstream, port: int, folder: Path, **settings: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     environment = os.environ | {
         "TERCET_INTERNAL_SECRET": SECRET,
         "TERCET_BUSINESS_URL": upstream.url,
         "TERCET_ACCESS_PORT": str(port),
         "TERCET_READY_FILE": str(folder / "ready"),
+        **settings,
     }
+    environment = {name: value for name, value in environment.items() if value}
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", SERVE), env=environment, stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "infra.process", "access"),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         yield child
@@ -69,7 +69,7 @@ async def test_a_stop_ends_what_is_in_flight_and_refuses_what_is_new(tmp_path: P
     port = free_port()
     async with Upstream(script) as upstream, process(upstream, port, tmp_path) as child:
         await ready(tmp_path)
-        idle, busy, half = [await connect(port) for _ in range(3)]
+        idle, busy, half, silent = [await connect(port) for _ in range(4)]
         await idle.send(b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n")
         busy.writer.write(request("/products/a"))
         half.writer.write(b"GET /live HTTP/1.1\r\nHost: a\r\n")
@@ -77,18 +77,27 @@ async def test_a_stop_ends_what_is_in_flight_and_refuses_what_is_new(tmp_path: P
 
         stopped_at = time.monotonic()
         child.send_signal(signal.SIGTERM)
-        assert await idle.ended() == b""
 
+        async def is_stopping() -> bool:
+            client = await connect(port)
+            answer = await client.send(request("/ready"))
+            await client.close()
+            return (answer.status, answer.headers.get("connection")) == (503, "close")
+
+        await until(is_stopping, within_s=2, what="it says that it stops, and still accepts")
         half.writer.write(b"\r\n")
         response = await half.answer()
+        assert (response.status, response.headers["connection"]) == (200, "close")
+        response = await idle.send(b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n")
         assert (response.status, response.headers["connection"]) == (200, "close")
         gate.set()
         response = await busy.answer()
         assert (response.body, response.headers["connection"]) == (b"to the end", "close")
+        assert await silent.ended() == b""
 
         assert await child.wait() == 0
         assert time.monotonic() - stopped_at < 3
-        for client in (idle, busy, half):
+        for client in (idle, busy, half, silent):
             await client.close()
 
 
@@ -157,3 +166,141 @@ async def test_connections_are_counted_down_to_none(access: Access) -> None:
         await client.close()
     connections = access.server.server_state.connections
     await until(lambda: not connections, within_s=5, what="all gone")
+
+
+async def test_a_killed_process_is_replaced_within_a_second_or_so_at_the_same_port(
+    tmp_path: Path,
+) -> None:
+    """Experiment 32 with one process: the socket is the parent's, so nobody is refused."""
+    port = free_port()
+    async with Upstream() as upstream, process(upstream, port, tmp_path) as parent:
+        await ready(tmp_path)
+        (killed,) = children(parent.pid)
+        os.kill(killed, signal.SIGKILL)
+        killed_at = time.monotonic()
+        client = await connect(port)
+        assert (await client.send(request("/live"))).status == 200
+        assert time.monotonic() - killed_at < 3  # a start takes 0.5 s where nothing else runs
+        assert killed not in children(parent.pid)
+        await client.close()
+
+
+async def test_new_settings_that_do_not_work_leave_the_old_ones_serving(tmp_path: Path) -> None:
+    """Experiment 38, and secrets that are read anew: a restart finds what is in the folder."""
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    secret = secrets / "tercet_internal_secret"
+    secret.write_text(SECRET)
+    port = free_port()
+    async with (
+        Upstream() as upstream,
+        process(
+            upstream, port, tmp_path, TERCET_SECRETS_DIR=str(secrets), TERCET_INTERNAL_SECRET=""
+        ) as parent,
+    ):
+        await ready(tmp_path)
+        before = children(parent.pid)
+        secret.write_text("too short")
+        parent.send_signal(signal.SIGHUP)
+        assert parent.stderr is not None
+        async with asyncio.timeout(20):
+            while b"before it was ready" not in await parent.stderr.readline():
+                pass
+        client = await connect(port)
+        assert (await client.send(request("/live"))).status == 200
+        await client.close()
+        assert before <= children(parent.pid)
+        secret.write_text(SECRET[::-1])
+        parent.send_signal(signal.SIGHUP)
+        await until(lambda: not children(parent.pid) & before, within_s=20, what="replaced")
+        client = await connect(port)
+        await client.send(request("/x"))
+        await client.close()
+        assert upstream.requests[-1].header(b"x-internal-secret") == SECRET[::-1].encode()
+
+
+async def test_the_access_log_has_a_line_for_each_request_and_is_off_by_default(
+    tmp_path: Path,
+) -> None:
+    async def logged(**settings: str) -> list[dict[str, Any]]:
+        port = free_port()
+        (tmp_path / "ready").unlink(missing_ok=True)
+        async with Upstream() as upstream, process(upstream, port, tmp_path, **settings) as parent:
+            await ready(tmp_path)
+            client = await connect(port)
+            for target in ("/x?token=secret", "/internal/a%22b"):
+                await client.send(request(target))
+            await client.close()
+            parent.send_signal(signal.SIGTERM)
+            said, _ = await parent.communicate()
+            return [json.loads(line) for line in said.splitlines()]
+
+    assert await logged() == []
+    first, second = await logged(TERCET_ACCESS_LOG_SAMPLE="1")
+    assert (first["path"], first["status"], first["route"]) == ("/x", 200, "other")
+    assert (first["client"], first["size_bytes"], len(first["request_id"])) == ("127.0.0.0", 2, 32)
+    assert (second["path"], second["status"]) == ("/internal/a%22b", 404)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+def write_certificate(folder: Path, authority: trustme.CA) -> dict[str, str]:
+    issued = authority.issue_cert("127.0.0.1")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    return {
+        "TERCET_ACCESS_TLS_CERTIFICATE": str(certificate),
+        "TERCET_ACCESS_TLS_KEY": str(key),
+    }
+
+
+async def test_access_speaks_tls_from_1_2_on_and_a_restart_takes_a_new_certificate(
+    tmp_path: Path, authority: trustme.CA
+) -> None:
+    settings = write_certificate(tmp_path, authority)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    async def tls(context: ssl.SSLContext) -> Client:
+        return Client(*await asyncio.open_connection("127.0.0.1", port, ssl=context))
+
+    port = free_port()
+    async with Upstream() as upstream, process(upstream, port, tmp_path, **settings) as parent:
+        await ready(tmp_path)
+        client = await tls(context)
+        assert (await client.send(request("/x"))).status == 200
+        assert upstream.requests[0].header(b"x-forwarded-proto") == b"https"
+        first = client.writer.get_extra_info("peercert")["serialNumber"]
+
+        for newest in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_1):
+            older = ssl.create_default_context()
+            authority.configure_trust(older)
+            older.set_ciphers("ALL:@SECLEVEL=0")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of 1.1, which is the point
+                older.minimum_version, older.maximum_version = ssl.TLSVersion.TLSv1, newest
+            if newest == ssl.TLSVersion.TLSv1_2:
+                other = await tls(older)
+                assert other.writer.get_extra_info("cipher")[0].startswith("ECDHE-")
+                await other.close()
+            else:
+                with pytest.raises((ssl.SSLError, ConnectionError)):
+                    await tls(older)
+
+        write_certificate(tmp_path, authority)
+        parent.send_signal(signal.SIGHUP)
+
+        async def is_new() -> bool:
+            fresh = await tls(context)
+            try:
+                serial = fresh.writer.get_extra_info("peercert")["serialNumber"]
+                return (await fresh.send(request("/live"))).status == 200 and serial != first
+            finally:
+                await fresh.close()
+
+        await until(is_new, within_s=20, what="the new certificate is shown")
+        await client.close()
