@@ -98,13 +98,14 @@ class Edge:
 
     def look_at_memory(self) -> None:
         """Once a second: near the limit, give up what costs memory (see memory.py)."""
-        if not self.memory.look():
-            return
-        pressure = self.memory.pressure
-        whole_bytes = self.settings.page_memory_bytes
-        self.pages.bound(whole_bytes // HELD_PART if pressure else whole_bytes)
-        give_back()
-        self.closing = pressure > 0
+        memory, pages = self.memory, self.pages
+        changed = memory.look()
+        if memory.rising:
+            pages.bound(min(pages.memory_bytes, pages.bytes_held) // HELD_PART)
+            give_back()
+        elif changed and not memory.pressure:
+            pages.bound(self.settings.page_memory_bytes)
+        self.closing = memory.pressure > 0
 
     def serve(self, passage: Passage, connection: AccessProtocol) -> None:
         """Have a whole request answered that no held page answers."""

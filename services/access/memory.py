@@ -20,7 +20,7 @@ log = logger(__name__)
 
 # Part of the limit at which a step begins, and at which it ends again.
 STEPS: Final = ((0.85, 0.80), (0.95, 0.90))
-HELD_PART: Final = 2  # under pressure pages may take a half of what they may take otherwise
+HELD_PART: Final = 2  # each second above the first step halves what pages may take
 STATM: Final = Path("/proc/self/statm")
 
 
@@ -32,12 +32,13 @@ def resident_bytes() -> int:
 
 
 class Memory:
-    """Looked at once a second. pressure 0: none; 1: no keep-alive, half the pages; 2: no work."""
+    """Looked at once a second. pressure 0: none; 1: no keep-alive, fewer pages; 2: no work."""
 
     def __init__(self, limit_bytes: int, resident: Callable[[], int] = resident_bytes) -> None:
         self.limit_bytes = limit_bytes
         self.resident_bytes = 0
         self.pressure = 0
+        self.rising = False  # above the first step, not only not yet below its end
         self._resident = resident
 
     def look(self) -> bool:
@@ -47,6 +48,7 @@ class Memory:
             return False
         before = self.pressure
         part = self.resident_bytes / self.limit_bytes
+        self.rising = part > STEPS[0][0]
         while self.pressure < len(STEPS) and part > STEPS[self.pressure][0]:
             self.pressure += 1
         while self.pressure and part < STEPS[self.pressure - 1][1]:

@@ -264,7 +264,7 @@ FAMILIES: Final = (
     _family(
         "gauge",
         "memory_pressure",
-        "0: none; 1: no keep-alive, half the pages; 2: nothing more is passed on",
+        "0: none; 1: no keep-alive, fewer pages; 2: nothing more is passed on",
         readings.one(lambda edge: edge.memory.pressure),
     ),
 )
