@@ -129,7 +129,7 @@ class Edge:
             passage.request_id = names_of(passage.headers)[0]
             self.counts.out_of_memory_total += 1
             connection.refuse(passage, Overloaded("Nothing was done; try again.", retry_after_s=2))
-        elif route is Route.PAGE and self.pages.is_page(passage.target):
+        elif route is Route.PAGE and not passage.body and self.pages.is_page(passage.target):
             passage.request_id, _, _ = names_of(passage.headers)
             passage.route = route
             passage.task = asyncio.get_running_loop().create_task(self._page(passage, connection))
