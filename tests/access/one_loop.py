@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, Final, TypeVar, cast
 import uvicorn
 import uvloop
 
+from services.access.limits import Limits
 from services.access.server import config_of
 from tests.access.conftest import settings_for
 from tests.access.upstream import Seen, Upstream, answer
@@ -29,15 +31,16 @@ RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)  # no port stays in TIME_WAIT af
 
 HELD: Final = b"/products/held"  # the one page that access may hold
 PAGE: Final = b'{"slug":"held","text":"' + b"word " * 40 + b'"}'
-PAGES: Final = b'{"pages":[{"path":"/products/{slug}","query":[]}]}'
+PAGES: Final = (
+    b'{"pages":[{"path":"/products/{slug}","query":[]},{"path":"/products","query":["limit"]},'
+    b'{"path":"/categories","query":[]}]}'
+)
 # What access asks business on its own account.
 ITS_OWN: Final = frozenset((b"/internal/pages", b"/ready"))
 
 
 async def echo(seen: Seen) -> bytes:
     """Business' part for most tests: what was asked for is the answer."""
-    if seen.target in ITS_OWN:
-        return answer(PAGES, content_type="application/json")
     if seen.target == HELD and seen.method in (b"GET", b"HEAD"):
         said = answer(
             PAGE,
@@ -141,11 +144,16 @@ class OneLoop:
         self.upstream.requests.clear()
         return seen
 
-    def holds_a_page(self) -> bool:
-        """Have HELD in memory now, and say whether it is there: asked for twice, fetched once."""
+    def hold_a_page(self) -> None:
+        """Have HELD in memory, for the second that a page is held without word of purges."""
         ask = b"GET " + HELD + b" HTTP/1.1\r\nHost: a\r\n"
-        self.talk([ask + b"\r\n" + ask + b"Connection: close\r\n\r\n"])
-        return len(self.passed_on()) < 2
+        deadline = time.monotonic() + WITHIN_S
+        while True:
+            self.passed_on()
+            self.talk([ask + b"\r\n" + ask + b"Connection: close\r\n\r\n"])
+            if len(self.passed_on()) < 2:
+                return
+            assert time.monotonic() < deadline, "the page was fetched every time"
 
 
 class QuietServer(uvicorn.Server):
@@ -176,18 +184,20 @@ def serving(runner: asyncio.Runner, config: uvicorn.Config) -> Iterator[int]:
 
 
 @contextmanager
-def one_loop(business: uvicorn.Config | None = None, **changes: object) -> Iterator[OneLoop]:
+def one_loop(
+    business: uvicorn.Config | None = None, *, limits: Limits | None = None, **changes: object
+) -> Iterator[OneLoop]:
     """access as it is configured in production, before a recording upstream.
 
     business: a server to stand behind access instead.
     """
     with ExitStack() as stack:
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
-        upstream = Upstream(echo)
+        upstream = Upstream(echo, pages=PAGES)
         runner.run(upstream.listen(0))
         stack.callback(lambda: runner.run(upstream.stop()))
         url = upstream.url
         if business is not None:
             url = f"http://127.0.0.1:{stack.enter_context(serving(runner, business))}"
-        config = config_of(settings_for(url, **changes))
+        config = config_of(settings_for(url, **changes), limits)
         yield OneLoop(runner, stack.enter_context(serving(runner, config)), upstream)
