@@ -33,10 +33,12 @@ REGULAR_S: Final = 30.0
 GROWTH: Final = 0.5  # of the square root of the limit, a window in which it was too small
 BASE_SAMPLES: Final = 200  # a baseline is the mean of so many: 10 % exact where half are 20x slower
 SPREADS: Final = 2.0  # standard errors by which two means have to differ to be different
+CLEARLY: Final = 0.1  # a probe that lowers the baseline by this part is followed by another
 RELAXATION: Final = 0.02  # of the way to what is measured with little in flight, a window
 DROPS_ALLOWED: Final = 0.02  # share of a window; above it they are a sign, not an accident
 MEMORY: Final = 0.1  # of the newest window in the spread of latencies
-SETTLE_S: Final = 0.5  # from the first answer: until the slow ones are among those that come back
+# Until what began before is over: at the start, and at the most after the limit has changed.
+SETTLE_S: Final = 1.0
 USED_S: Final = 1.0  # a limit was in use when half of it was in flight within this time
 
 
@@ -67,6 +69,7 @@ class Limiter:
         self._opened_at = 0.0
         self._count = self._dropped = self._missed = self._peak = 0
         self._sum = self._squares = 0.0
+        self._longest_s = self._settling_s = 0.0  # of this window, and of the last ones
 
     @property
     def limit(self) -> int:
@@ -88,6 +91,8 @@ class Limiter:
             return True
         if math.isnan(self._began_at):
             self._began_at = now + SETTLE_S
+        if in_flight > self.estimate:  # there are still more than are let in now
+            self._began_at = self._settled_at(now)
         if now < self._began_at:
             return False
         self._peak = max(self._peak, in_flight)
@@ -98,6 +103,7 @@ class Limiter:
             self._count += 1
             self._sum += logarithm
             self._squares += logarithm * logarithm
+            self._longest_s = max(self._longest_s, latency_s)
         if now - self._began_at < WINDOW_S or self._count + self._dropped < WINDOW_SAMPLES:
             return False
         self._decide(now)
@@ -119,12 +125,19 @@ class Limiter:
         self._next_window(now, changed=self.limit != before)
 
     def _next_window(self, now: float, *, changed: bool) -> None:
-        # What began under another limit is over then. It is left out by time and not one by one:
-        # to count only what began later would count the quick ones first.
-        self._began_at = now + self.latency_s if changed else now
+        self._settling_s, self._longest_s = max(self._settling_s / 2, self._longest_s), 0.0
+        self._began_at = self._settled_at(now) if changed else now
         self._opened_at = now
         self._count = self._dropped = self._missed = self._peak = 0
         self._sum = self._squares = 0.0
+
+    def _settled_at(self, now: float) -> float:
+        """When all that began until now is over: it began under another limit.
+
+        It is left out by time and not one by one: to count only what began later would count the
+        quick ones first.
+        """
+        return now + min(self._settling_s, SETTLE_S)
 
     def _follow(self, now: float) -> None:
         self._mean = mean = self._sum / self._count
@@ -137,6 +150,7 @@ class Limiter:
             self._learn(now, self._probing, still=queue > 0)
         elif self._peak * 2 < self.estimate:  # too little in flight for a queue of our making
             self._settle()
+            self._probe_at = math.inf
             self._base += RELAXATION * (mean - self._base)
         elif queue > 0:
             self._slower(now, queue)
@@ -157,9 +171,13 @@ class Limiter:
             self._base, self._base_count = mean, self._count
         elif mean + margin < self._base:
             self._faster(now, mean + margin)
-        elif abs(mean - self._base) <= margin and self._base_count < BASE_SAMPLES:
+        elif abs(mean - self._base) <= margin and self._is_young_and_free():
             self._base_count += self._count
             self._base += (mean - self._base) * self._count / self._base_count
+
+    def _is_young_and_free(self) -> bool:
+        """Whether the baseline may be refined by what comes back when nobody had to wait."""
+        return self._base_count < BASE_SAMPLES and not self._missed
 
     def _threshold(self) -> float:
         base_s = self.baseline_s
@@ -167,15 +185,17 @@ class Limiter:
 
     def _faster(self, now: float, mean: float) -> None:
         """Business answers sooner: as many a second are fewer at once."""
-        base = max(mean, self._base + math.log(LARGEST_CUT))
-        if now < self._used_until and self._probing is None:
-            self.estimate *= math.exp(base - self._base)
+        base = mean
+        if self._probing is None:
+            base = max(mean, self._base + math.log(LARGEST_CUT))
+            if now < self._used_until:
+                self.estimate *= math.exp(base - self._base)
         self._base, self._base_count = base, self._count
 
     def _grow(self, now: float, mean: float) -> None:
         if not self._missed:
             return
-        self._probe_at = self._mark(now, REGULAR_S)
+        self._probe_at = min(self._probe_at, self._mark(now, REGULAR_S))
         room = 1 - max(0.0, mean - self._base) / (self._threshold() - self._base)
         self.estimate += GROWTH * math.sqrt(self.estimate) * max(0.0, room)
 
@@ -191,7 +211,6 @@ class Limiter:
     def _settle(self) -> None:
         self._cut_from = 0.0
         self._probing = None
-        self._probe_at = math.inf
 
     def _shrink(self, factor: float) -> None:
         used = min(self.estimate, float(self._peak))
@@ -219,7 +238,7 @@ class Limiter:
         self._settle()
         if not still:  # it was a queue: as many as make none
             self.estimate = in_flight * math.exp(min(0.0, self._threshold() - mean))
-            if self._base < base:  # perhaps a quarter was still too many to see it all
+            if self._base < base - CLEARLY:  # perhaps a quarter was still too many to see it all
                 self._probe_at = self._mark(now, MARK_S)
             return
         self._base, self._base_count = self._mean, count
