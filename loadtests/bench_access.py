@@ -57,6 +57,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--warm-up-s", type=_not_negative, default=1.0, help="before each, not measured")
     add("--connections", type=_whole, default=360)
     add("--idle-connections", type=_whole, default=10_000)
+    add("--settle-s", type=_not_negative, default=1.0, help="before memory is read")
     add("--generator", choices=["auto", "wrk", "own"], default="auto")
     add("--peers", type=_names(keys), default=keys[:-1], metavar=",".join(keys))
     add("--results", type=Path, default=RESULTS, help="folder of the result file")
@@ -104,7 +105,7 @@ def _bench(options: argparse.Namespace) -> Bench:
     meter = Meter(find_generator(options.generator), choose(), options.seconds, options.warm_up_s)
     print(f"{meter.cores}; generator: {meter.generator}")
     wanted = [peer for peer in peers.ALL if peer.key in options.peers]
-    return Bench(meter, options.rounds, options.connections, idle, wanted)
+    return Bench(meter, options.rounds, options.connections, idle, options.settle_s, wanted)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

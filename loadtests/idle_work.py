@@ -25,7 +25,6 @@ WITHIN_LIMIT: Final = Aim("at most", 1.0)
 OPEN_AIM: Final = Aim("at least", 0.85)
 MEMORY_AIMS: Final = {"node": Aim("at most", 0.5), "go": Aim("at most", 0.3)}
 WARM_REQUESTS: Final = 50  # so that what is loaded or compiled on first use does not count
-SETTLE_S: Final = 1.0  # freed memory goes back, a garbage collector ends
 OPEN_S: Final = 90.0
 
 
@@ -107,10 +106,10 @@ async def _memory_each(bench: Bench, server: Program, target: str) -> float:
     """What the server's memory grows by for each connection, in bytes."""
     for _ in range(WARM_REQUESTS):
         await ask(server, target)
-    await asyncio.sleep(SETTLE_S)
+    await asyncio.sleep(bench.settle_s)
     before_bytes = server.memory_bytes()
     async with _open(bench, server, target):
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(bench.settle_s)
         grown_bytes = server.memory_bytes() - before_bytes
     return max(grown_bytes, 1) / bench.idle_connections
 

@@ -29,6 +29,7 @@ class Bench:
     rounds: int
     connections: int
     idle_connections: int
+    settle_s: float  # before memory is read: freed memory goes back, a garbage collector ends
     peers: Sequence[Peer]  # those that were asked for
 
     def among(self, keys: Sequence[str]) -> list[Peer]:

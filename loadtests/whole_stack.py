@@ -19,7 +19,10 @@ from loadtests.sides import Bench, scratch
 PRODUCTS: Final = "300"
 START_S: Final = 120.0  # a database is made and a catalog loaded, all on one core
 STOP_S: Final = 20.0
-CONNECTIONS: Final = 32
+# Twice as many as access lets in at once where all is on one core: more are refused in a moment,
+# as they should be, and this is to show the price of an answer.
+CONNECTIONS: Final = 8
+REFUSED_ALLOWED: Final = 0.05
 ON_ONE_CORE: Final = f"{NO_PEER}: the whole stack on the server's core"
 
 
@@ -36,7 +39,7 @@ async def end_to_end(bench: Bench) -> list[Row]:
             page = page_target(await _first_slug(stack))
             rows: list[Row] = []
             for work, path in (("stock, not held", f"{page}/stock"), ("product page", page)):
-                load = Load(path, CONNECTIONS)
+                load = Load(path, CONNECTIONS, errors_allowed=REFUSED_ALLOWED)
                 figures = [await bench.meter.measure(stack, load) for _ in range(bench.rounds)]
                 rows += _rows(f"end to end, {work}, c={CONNECTIONS}", figures)
             return rows

@@ -30,9 +30,12 @@ def test_the_figures_of_wrk_are_read_in_their_units() -> None:
     assert wrk.read(PRINTED) == (50088.08, 151234, 0.64, 1240.0, {})
 
 
-def test_what_failed_is_read_by_kind() -> None:
+def test_what_failed_is_told_by_kind_and_is_no_answer() -> None:
     printed = PRINTED.replace("Requests/sec", FAILURES + "Requests/sec")
-    assert wrk.read(printed)[4] == {"not 2xx": 43879, "read": 12, "timeout": 3}
+    rate, answers, _, _, errors = wrk.read(printed)
+    assert errors == {"not 2xx": 43879, "read": 12, "timeout": 3}
+    assert answers == 151234 - 43879
+    assert round(rate) == round(50088.08 * answers / 151234)
 
 
 def test_text_that_is_not_from_wrk_is_refused() -> None:
