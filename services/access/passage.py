@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from services.access.routes import SAFE, Route
 from services.deadline import Deadline
@@ -13,10 +13,11 @@ from services.problems import GatewayTimeout, Problem, Unavailable
 
 if TYPE_CHECKING:
     from services.access.fields import Sorted
+    from services.access.reader import Reader
 
-KEYED = frozenset((Route.CHECKOUT, Route.PAYMENT))
-"""Where business takes an Idempotency-Key. Elsewhere what is sent again is done again. What has
-begun there goes on when its client leaves."""
+# Where business takes an Idempotency-Key. Elsewhere what is sent again is done again. What has
+# begun there goes on when its client leaves.
+KEYED: Final = frozenset((Route.CHECKOUT, Route.PAYMENT))
 
 
 class Client(Protocol):
@@ -74,27 +75,19 @@ class Passage:
     )
 
     def __init__(
-        self,
-        client: Client,
-        *,
-        method: bytes,
-        target: bytes,
-        headers: Headers,
-        body: bytes,
-        host: bytes,
-        accept_encoding: bytes,
-        if_none_match: bytes,
-        keep_alive: bool,
-        timeout_s: float,
+        self, client: Client, request: Reader, *, keep_alive: bool, timeout_s: float
     ) -> None:
+        """request: what has just been read. Its deadline begins now: how slowly a client sends
+        must not decide how long business has.
+        """
         self.client: Client | None = client
-        self.method = method
-        self.target = target
-        self.headers = headers
-        self.body = body
-        self.host = host
-        self.accept_encoding = accept_encoding
-        self.if_none_match = if_none_match
+        self.method = request.method
+        self.target = request.target
+        self.headers = request.headers
+        self.body = request.body
+        self.host = request.host
+        self.accept_encoding = request.accept_encoding
+        self.if_none_match = request.if_none_match
         self.keep_alive = keep_alive
         self.started_at = now = time.monotonic()
         self.deadline = Deadline(now + timeout_s)

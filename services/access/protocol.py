@@ -297,18 +297,7 @@ class AccessProtocol(asyncio.Protocol):
             self._queue.append(self._passage(reader, keep_alive=keep_alive))
 
     def _passage(self, reader: Reader, *, keep_alive: bool) -> Passage:
-        return Passage(
-            self,
-            method=reader.method,
-            target=reader.target,
-            headers=reader.headers,
-            body=reader.body,
-            host=reader.host,
-            accept_encoding=reader.accept_encoding,
-            if_none_match=reader.if_none_match,
-            keep_alive=keep_alive,
-            timeout_s=self.edge.limits.request_s,
-        )
+        return Passage(self, reader, keep_alive=keep_alive, timeout_s=self.edge.limits.request_s)
 
     def _begin(self, passage: Passage) -> None:
         self._current = passage
