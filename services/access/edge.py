@@ -97,7 +97,7 @@ class Edge:
         await self.log.aclose()
 
     def look_at_memory(self) -> None:
-        """Once a second: near the limit, give up what costs memory (see memory.py)."""
+        """Ten times a second: near the limit, give up what costs memory (see memory.py)."""
         memory, pages = self.memory, self.pages
         changed = memory.look()
         if memory.rising:

@@ -57,9 +57,12 @@ class AccessServer(serving.Server):
         await self._internal.listen(self._internal_listeners)
         await super().startup(sockets)
 
+    async def on_tick(self, counter: int) -> bool:
+        self.edge.look_at_memory()
+        return await super().on_tick(counter)
+
     def on_second(self) -> None:
         super().on_second()
-        self.edge.look_at_memory()
         self._report.publish()
 
     def begin_stop(self, *, last: bool) -> None:

@@ -36,11 +36,12 @@ async def flooded(folder: Path, limit: int) -> dict[str, int]:
         serving = psutil.Process(next(iter(children(process.pid))))
         before_bytes = serving.memory_info().rss
         flood: list[Client] = []
+        grown_bytes = 0
         for _ in range(0, 2 * limit, AT_ONCE):
             ways = (asyncio.open_connection("127.0.0.1", port) for _ in range(AT_ONCE))
             flood += [Client(*way) for way in await asyncio.gather(*ways)]
+            grown_bytes = max(grown_bytes, serving.memory_info().rss - before_bytes)
         turned_away = [client for client in flood if await is_turned_away(client)]
-        grown_bytes = serving.memory_info().rss - before_bytes
         answered = swarm.answered
         await until(lambda: swarm.answered > answered + 100, within_s=10, what="they go on")
         await close_all(flood)
@@ -56,11 +57,14 @@ async def flooded(folder: Path, limit: int) -> dict[str, int]:
 
 
 async def is_turned_away(client: Client) -> bool:
-    """Whether there was no room for it; one that is let in hears nothing until it asks."""
+    """Whether there was no room for it; one that is let in hears nothing until it asks.
+
+    After 10 s without a request it is closed.
+    """
     try:
         async with asyncio.timeout(0.001):
             return b" 503 " in await client.reader.readuntil(b"\r\n\r\n")
-    except TimeoutError:
+    except (TimeoutError, asyncio.IncompleteReadError):
         return False
 
 
