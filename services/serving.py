@@ -42,7 +42,7 @@ HANDSHAKE_S: Final = 0.2  # a round trip: for who has begun to connect
 FIRST_REQUEST_S: Final = 0.1  # for who has just been accepted
 ANSWER_S: Final = 0.8
 # One that has a successor has more time: nobody waits for it.
-RETIRE_S: Final = 1.5
+RETIRE_S: Final = 1.0
 POLL_S: Final = 0.01
 
 DESCRIPTORS: Final = 1_048_576  # the most that a kernel gives by default (fs.nr_open)
