@@ -26,6 +26,7 @@ OVERLOADED_WAIT_S: Final = 0.008
 CALM_BELOW: Final = 0.1
 NEWEST_WEIGHT: Final = 0.3  # of the last tenth of a second in that share
 LINE_LIMIT: Final = 1024  # a bound on memory, not on waits
+LENIENCE: Final = 1.25  # whose turn comes a little later than was expected is let in all the same
 PRESSING: Final = 0.25  # of the longest wait: to expect more than this presses the classes below
 LATENCY_WEIGHT: Final = 0.05
 RETRY_SPREAD_S: Final = 3  # over which those who are refused are told to come again
@@ -86,6 +87,7 @@ class Gate:
         self._clients = clients
         self._line = Line(clock, self._give_up)
         self._latency_s = 0.0  # until the first are back nobody is refused for how long it takes
+        self._answers = 0
         self._refused_lately = 0.0
         self._seen = (0, 0)
         self._paced_at = clock()
@@ -175,6 +177,7 @@ class Gate:
                 self._press(now, PACE_S)
             if expected_s > wait_s:
                 return None
+            wait_s *= LENIENCE
         return now + wait_s if wait_s > 0 and len(self._line) < room else None
 
     def _served_in_s(self, waiting: int) -> float:
@@ -211,14 +214,14 @@ class Gate:
         self._refused_lately = 1.0
         self._line.shorten(now, room=self._short_line(), wait_s=self._short_wait_s())
 
-    def _weigh(self) -> None:
+    def _weigh(self, steps: float) -> None:
         """See whether the overload is over."""
         seen = self.shed_total, self.entered_total
         refused, entered = seen[0] - self._seen[0], seen[1] - self._seen[1]
         self._seen = seen
-        if refused or entered:
-            share = refused / (refused + entered)
-            self._refused_lately += NEWEST_WEIGHT * (share - self._refused_lately)
+        share = refused / (refused + entered) if refused else 0.0
+        weight = 1 - (1 - NEWEST_WEIGHT) ** steps
+        self._refused_lately += weight * (share - self._refused_lately)
         # Clients who ask again as soon as they are refused could keep it up for ever. Where even
         # all of them in one line would not wait too long, nobody needs to be refused.
         bearable = self._served_in_s(self._clients()) <= self._patience_s()
@@ -249,10 +252,11 @@ class Gate:
 
     def _pace(self, now: float) -> None:
         """What is done step by step: less while a class above waits, and back."""
-        if now - self._paced_at < PACE_S:
+        steps = (now - self._paced_at) / PACE_S
+        if steps < 1:
             return
         self._paced_at = now
-        self._weigh()
+        self._weigh(steps)
         if self._yields(now):
             floor = YIELD_FLOOR if self.terms.patience_s else 0.0
             self.share = max(floor, self.share * YIELD_FACTOR)
@@ -261,7 +265,10 @@ class Gate:
         self._set_limit()
 
     def _learn(self, now: float, latency_s: float, *, dropped: bool) -> None:
-        self._latency_s += LATENCY_WEIGHT * (latency_s - self._latency_s)
+        if not dropped:
+            self._answers += 1
+            weight = max(LATENCY_WEIGHT, 1 / self._answers)
+            self._latency_s += weight * (latency_s - self._latency_s)
         limiter = self.limiter
         if limiter is None:
             return
