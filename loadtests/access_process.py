@@ -37,8 +37,8 @@ LIMITS: Final[Mapping[str, str]] = {
 }
 
 
-def access_launch(upstream: str, valkey_port: int) -> Launch:
-    """`tercet access` with what it has to know."""
+def access_launch(upstream: str, valkey_port: int, settings: Mapping[str, str]) -> Launch:
+    """`tercet access` with what it has to know, and settings that a run gave it."""
     port = free_port()
     environment = {
         "TERCET_ACCESS_HOST": LOOPBACK,
@@ -48,18 +48,21 @@ def access_launch(upstream: str, valkey_port: int) -> Launch:
         "TERCET_INTERNAL_SECRET": secrets.token_urlsafe(32),
         "TERCET_LOG_LEVEL": "WARNING",
         **LIMITS,
+        **settings,
     }
     command = [sys.executable, "-m", "infra.process", "access"]
     return Launch(command, port, environment, ready_path="/ready")
 
 
 @asynccontextmanager
-async def running_access(behind: Launch, cores: Cores, folder: Path) -> AsyncIterator[Program]:
+async def running_access(
+    behind: Launch, cores: Cores, folder: Path, settings: Mapping[str, str]
+) -> AsyncIterator[Program]:
     """access on the server's core; what it stands before and Valkey on the generator's."""
     async with AsyncExitStack() as stack:
         valkey_port = await stack.enter_async_context(_valkey(cores, folder))
         await stack.enter_async_context(running(behind, cores.generator, folder / "behind.log"))
-        launch = access_launch(address_of(behind), valkey_port)
+        launch = access_launch(address_of(behind), valkey_port, settings)
         access = running(launch, cores.server, folder / "access.log")
         yield await stack.enter_async_context(access)
 

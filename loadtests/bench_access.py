@@ -60,6 +60,14 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--settle-s", type=_not_negative, default=1.0, help="before memory is read")
     add("--generator", choices=["auto", "wrk", "own"], default="auto")
     add("--peers", type=_names(keys), default=keys[:-1], metavar=",".join(keys))
+    add(
+        "--setting",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="TERCET_…=VALUE",
+        help="of access instead of its default, recorded in the result; may be given again",
+    )
     add("--results", type=Path, default=RESULTS, help="folder of the result file")
     if os.environ.get("QUICK", "") not in ("", "0"):
         parser.set_defaults(**QUICK)
@@ -74,6 +82,13 @@ def _names(known: list[str]) -> Any:
         return names
 
     return parse
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, given, value = text.partition("=")
+    if not given or not name.startswith("TERCET_"):
+        raise argparse.ArgumentTypeError("must look like TERCET_PAGE_POOL_SIZE=8")
+    return name, value
 
 
 def _whole(text: str) -> int:
@@ -105,7 +120,15 @@ def _bench(options: argparse.Namespace) -> Bench:
     meter = Meter(find_generator(options.generator), choose(), options.seconds, options.warm_up_s)
     print(f"{meter.cores}; generator: {meter.generator}")
     wanted = [peer for peer in peers.ALL if peer.key in options.peers]
-    return Bench(meter, options.rounds, options.connections, idle, options.settle_s, wanted)
+    return Bench(
+        meter=meter,
+        rounds=options.rounds,
+        connections=options.connections,
+        idle_connections=idle,
+        settle_s=options.settle_s,
+        peers=wanted,
+        settings=dict(options.setting),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_rows(rows)
     settings = {name: value for name, value in vars(options).items() if name != "results"} | {
         "generator": bench.meter.generator,
+        "setting": dict(bench.settings),
         "idle_connections": bench.idle_connections,
         "server_core": bench.meter.cores.server,
         "generator_core": bench.meter.cores.generator,

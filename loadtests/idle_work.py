@@ -77,7 +77,8 @@ async def _access_round(
     load = Load(HELD_TARGET, bench.connections)
     with scratch() as folder:
         behind = await peers.PYTHON.launch(folder)
-        async with running_access(behind, bench.meter.cores, folder) as access:
+        cores, settings = bench.meter.cores, bench.settings
+        async with running_access(behind, cores, folder, settings) as access:
             await require_held(access, HELD_TARGET)
             bytes_each.append(await _memory_each(bench, access, HELD_TARGET))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ class Bench:
     idle_connections: int
     settle_s: float  # before memory is read: freed memory goes back, a garbage collector ends
     peers: Sequence[Peer]  # those that were asked for
+    settings: Mapping[str, str]  # of access, instead of its defaults
 
     def among(self, keys: Sequence[str]) -> list[Peer]:
         """The peers of a work; one without an aim there is compared too when it is asked for."""
@@ -67,7 +68,9 @@ class Sides:
 
     async def access(self, behind: Launch, load: Load, *, held: bool) -> None:
         cores = self._bench.meter.cores
-        program = await self._stack.enter_async_context(running_access(behind, cores, self.folder))
+        program = await self._stack.enter_async_context(
+            running_access(behind, cores, self.folder, self._bench.settings)
+        )
         await require_held(program, load.path, held=held)
         self._programs[OURS] = (program, load)
 

@@ -36,13 +36,15 @@ async def test_access_is_compared_with_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")  # as where no toolchain is installed
-    code, out, err = await bench(tmp_path, *TINY, "--only", "forward", "--peers", "nginx,python")
+    options = ("--only", "forward", "--peers", "nginx,python")
+    code, out, err = await bench(tmp_path, *TINY, *options, "--setting", "TERCET_KEEP_ALIVE_S=90")
     assert (code, err) == (0, "")
     assert "skipped: nginx proxy_pass: nginx is not installed" in out
     document = json.loads((tmp_path / "bench-access.json").read_text())
     assert list(document) == ["name", "commit", "machine", "started_at", "settings", "rows"]
     assert document["name"] == "bench-access"
     assert document["settings"]["generator"] == "own"
+    assert document["settings"]["setting"] == {"TERCET_KEEP_ALIVE_S": "90"}
     rows = document["rows"]
     assert all(set(row) >= MEMBERS for row in rows)
     assert kinds(rows) == [
@@ -81,7 +83,10 @@ async def test_held_pages_and_idle_connections_are_measured(
     assert all(row["value"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("option", [("--only", "nothing"), ("--rounds", "0"), ("--peers", "iis")])
+@pytest.mark.parametrize(
+    "option",
+    [("--only", "nothing"), ("--rounds", "0"), ("--peers", "iis"), ("--setting", "POOL=1")],
+)
 def test_an_option_that_makes_no_sense_is_refused(
     option: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
