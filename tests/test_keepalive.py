@@ -1,4 +1,7 @@
-"""services/keepalive.py and services/connection.py against a server on a real socket."""
+"""services/keepalive.py against a server on a real socket, and what it is made of with it.
+
+That is client.py, request.py, places.py, connections.py, connection.py, stream.py and address.py.
+"""
 
 from __future__ import annotations
 
@@ -995,8 +998,8 @@ async def test_a_caller_may_begin_its_next_exchange_inside_the_call() -> None:
         assert (upstream.connections, pool.idle, pool.in_flight) == (1, 1, 0)
 
 
-@pytest.mark.parametrize("script", [always(answer()), always(None)])
-async def test_a_caller_that_fails_leaves_the_pool_whole(script: Any) -> None:
+@pytest.mark.parametrize(("script", "connections"), [(always(answer()), 1), (always(None), 2)])
+async def test_a_caller_that_fails_leaves_the_pool_whole(script: Any, connections: int) -> None:
     def fail() -> None:
         raise RuntimeError("a bug of the caller")
 
@@ -1011,6 +1014,7 @@ async def test_a_caller_that_fails_leaves_the_pool_whole(script: Any) -> None:
             upstream.script = always(answer())
             assert pool.in_flight == 0
             assert (await get(pool)).status == 200
+            assert upstream.connections == connections
     finally:
         asyncio.get_running_loop().set_exception_handler(None)
     assert str(reported[0]["exception"]) == "a bug of the caller"

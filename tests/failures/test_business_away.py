@@ -1,4 +1,4 @@
-"""One of two processes of business killed, stopped or cut off, under load: experiments 31, 33, 52.
+"""Business killed, stopped or cut off, under load: experiments 31, 33, 42 and 52.
 
 The short forms are for `make test`; the long forms measure, and go through access as well.
 """
@@ -18,7 +18,7 @@ from services.addresses import Addresses
 from services.balance import Balance
 from services.exchange import Unknown
 from tests.access.conftest import request
-from tests.access.upstream import Upstream
+from tests.access.upstream import Upstream, always
 from tests.failures.access_process import access
 from tests.failures.business_process import SmallBusiness, small_business
 from tests.failures.load import Load
@@ -249,6 +249,34 @@ async def test_a_server_that_is_cut_off_is_noticed_and_found_again(alone: bool) 
     name = f"packets dropped for 10 s, {'the only business' if alone else 'one of two'}"
     record(52, name, passed, **figures)
     assert passed, figures
+
+
+# Experiment 42
+
+
+@pytest.mark.faults
+async def test_clients_that_never_stop_trying_do_not_multiply() -> None:
+    """Every exchange is broken off, and each client tries thrice, at once, for ever."""
+    async with (
+        Upstream(always(None)) as one,
+        Upstream(always(None)) as other,
+        balance_over(one.url, other.url) as (balance, _),
+        Load(balance, gets=3 * 16, pause_s=0.02) as load,
+    ):
+        await asyncio.sleep(15)
+    attempts = len(one.requests) + len(other.requests)  # the probes among them
+    factor = attempts / balance.requests_total
+    figures = {
+        "requests": balance.requests_total,
+        "attempts": attempts,
+        "factor": round(factor, 4),
+        "errors": len(load.errors()),
+        "retries_refused": balance.budget.refused_total,
+    }
+    record(
+        42, "clients that try again while every exchange is broken off", factor <= 1.1, **figures
+    )
+    assert factor <= 1.1, figures
 
 
 # Through access
