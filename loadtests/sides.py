@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from loadtests import peers
@@ -66,10 +67,19 @@ class Sides:
     async def access_before_stand_in(self, load: Load) -> None:
         await self.access(await peers.PYTHON.launch(self.folder), load, held=True)
 
-    async def access(self, behind: Launch, load: Load, *, held: bool) -> None:
+    async def access(
+        self,
+        behind: Launch,
+        load: Load,
+        *,
+        held: bool,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """settings: of this work, unless the run says otherwise."""
         cores = self._bench.meter.cores
+        both = {**settings, **self._bench.settings}
         program = await self._stack.enter_async_context(
-            running_access(behind, cores, self.folder, self._bench.settings)
+            running_access(behind, cores, self.folder, both)
         )
         await require_held(program, load.path, held=held)
         self._programs[OURS] = (program, load)
