@@ -82,11 +82,14 @@ class Addresses:
         """Know the servers, and watch them from now on; or ConnectFailed."""
         if not self._resolved:
             await self._resolve_once(deadline)
-        if not self._watched:
-            self._watched = True
+        if self._watched:
+            return
+        self._watched = True
+        named = not all(_is_ip(each.host) for each in self._origins)
+        if named:
+            self._run(self._follow())
+        if named or len(self.members.all) > 1:
             self._run(self._watch())
-            if not all(_is_ip(each.host) for each in self._origins):
-                self._run(self._follow())
 
     async def aclose(self) -> None:
         self._watched = True  # nobody is to begin again
@@ -149,14 +152,14 @@ class Addresses:
     async def _watch(self) -> None:
         looked_at = time.monotonic()
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            alone = len(self.members.all) == 1
+            await asyncio.sleep(self._resolve_every_s if alone else LOOK_EVERY_S)
             now = time.monotonic()
-            if now - looked_at > 3 * LOOK_EVERY_S:  # this process stood still, not they
+            if now - looked_at > 3 * LOOK_EVERY_S:  # nobody was watched, or nothing ran here
                 for member in self.members.all:
                     member.heard(now)
             looked_at = now
-            if len(self.members.all) > 1:
-                self._look(now)
+            self._look(now)
 
     def _look(self, now: float) -> None:
         silent_s = {
