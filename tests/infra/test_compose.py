@@ -144,6 +144,7 @@ def test_clients_of_access_are_on_a_network_with_nothing_else() -> None:
     assert members["front"] == {"access"}
     assert members["middle"] == {"access", "business"}
     assert members["cache"] == {"access", "valkey"}
+    assert members["watch"] == {"access"}
     assert members["payments"] == {"provider", "business", *(f"worker-{name}" for name in WORKERS)}
     assert "access" not in members["data"]
     assert "provider" not in members["data"]
@@ -151,6 +152,22 @@ def test_clients_of_access_are_on_a_network_with_nothing_else() -> None:
     assert networks("valkey") == {"data", "cache"}
     for network, options in COMPOSE["networks"].items():
         assert bool((options or {}).get("internal")) == (network != "front")
+
+
+def test_metrics_are_told_on_a_network_that_no_client_is_on() -> None:
+    access = SERVICES["access"]
+    host = access["environment"]["TERCET_ACCESS_INTERNAL_HOST"]
+    named = {
+        network: options["aliases"] for network, options in access["networks"].items() if options
+    }
+    assert named == {"watch": [host]}
+    port = access["environment"]["TERCET_ACCESS_INTERNAL_PORT"]
+    assert not any(port in published for published in access["ports"])
+
+
+@pytest.mark.parametrize("name", ["access", "business"])
+def test_who_answers_requests_has_the_time_to_end_them(name: str) -> None:
+    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > 3
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
