@@ -24,6 +24,7 @@ OVERLOADED_WAIT_S: Final = 0.008
 # It is over when fewer than these are refused: about 5 % are at a load of 0.8, 12 % at 1 and half
 # of all at 2, with eight let in at once, half as many waiting and random arrivals.
 CALM_BELOW: Final = 0.1
+BEARABLE: Final = 0.5  # of the longest wait, for all clients in one line: see _weigh
 NEWEST_WEIGHT: Final = 0.3  # of the last tenth of a second in that share
 LINE_LIMIT: Final = 1024  # a bound on memory, not on waits
 LENIENCE: Final = 1.25  # whose turn comes a little later than was expected is let in all the same
@@ -223,8 +224,8 @@ class Gate:
         weight = 1 - (1 - NEWEST_WEIGHT) ** steps
         self._refused_lately += weight * (share - self._refused_lately)
         # Clients who ask again as soon as they are refused could keep it up for ever. Where even
-        # all of them in one line would not wait too long, nobody needs to be refused.
-        bearable = self._served_in_s(self._clients()) <= self._patience_s()
+        # all of them in one line would not wait long, nobody needs to be refused.
+        bearable = self._served_in_s(self._clients()) <= self._patience_s() * BEARABLE
         if bearable or self._refused_lately < CALM_BELOW:
             self.overloaded = self._line.newest_first = False
 
