@@ -39,17 +39,22 @@ PAGES: Final = (
 ITS_OWN: Final = frozenset((b"/internal/pages", b"/ready"))
 
 
+def page(body: bytes) -> bytes:
+    """An answer that may be held."""
+    return answer(
+        body,
+        content_type="application/json",
+        cache_control="public, s-maxage=60",
+        etag='"1"',
+        cache_tag="held",
+        x_internal_position="1",
+    )
+
+
 async def echo(seen: Seen) -> bytes:
     """Business' part for most tests: what was asked for is the answer."""
     if seen.target == HELD and seen.method in (b"GET", b"HEAD"):
-        said = answer(
-            PAGE,
-            content_type="application/json",
-            cache_control="public, s-maxage=60",
-            etag='"1"',
-            cache_tag="held",
-            x_internal_position="1",
-        )
+        said = page(PAGE)
     else:
         said = answer(seen.target)
     return said if seen.method != b"HEAD" else said.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
@@ -83,10 +88,10 @@ class Wire(asyncio.Protocol):
         self.ended = True
         self._changed.set()
 
-    async def until(self, condition: Callable[[], bool]) -> bool:
+    async def until(self, condition: Callable[[], bool], *, within_s: float = WITHIN_S) -> bool:
         """Whether the condition came true of what is received; False when it takes too long."""
         try:
-            async with asyncio.timeout(WITHIN_S):
+            async with asyncio.timeout(within_s):
                 while not condition():
                     self._changed.clear()
                     await self._changed.wait()
@@ -144,9 +149,9 @@ class OneLoop:
         self.upstream.requests.clear()
         return seen
 
-    def hold_a_page(self) -> None:
-        """Have HELD in memory, for the second that a page is held without word of purges."""
-        ask = b"GET " + HELD + b" HTTP/1.1\r\nHost: a\r\n"
+    def hold_a_page(self, target: bytes = HELD) -> None:
+        """Have it in memory, for the second that a page is held without word of purges."""
+        ask = b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n"
         deadline = time.monotonic() + WITHIN_S
         while True:
             self.passed_on()
