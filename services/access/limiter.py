@@ -32,6 +32,7 @@ MARK_S: Final = 0.5
 REGULAR_S: Final = 30.0
 GROWTH: Final = 0.5  # of the square root of the limit, a window in which it was too small
 BASE_SAMPLES: Final = 200  # a baseline is the mean of so many: 10 % exact where half are 20x slower
+EVENING: Final = 0.25  # added to what is cut
 SPREADS: Final = 2.0  # standard errors by which two means have to differ to be different
 CLEARLY: Final = 0.1  # a probe that lowers the baseline by this part is followed by another
 RELAXATION: Final = 0.02  # of the way to what is measured with little in flight, a window
@@ -206,7 +207,7 @@ class Limiter:
         if self.estimate <= max(1.0, self._cut_from * HALVED):
             self._probe_at = min(self._probe_at, self._mark(now, MARK_S))
         # Between those who share business: what is added alike and cut in proportion becomes even.
-        self.estimate += GROWTH
+        self.estimate += EVENING
 
     def _settle(self) -> None:
         self._cut_from = 0.0

@@ -27,7 +27,7 @@ class Script:
         self.at_once = 1_000_000
         self.latency_ms = 0.0
         self.fails = False
-        self.working = 0
+        self.working = self.peak = 0
         self.came: Counter[str] = Counter()
         self._line: deque[Connection] = deque()
 
@@ -42,6 +42,7 @@ class Script:
 
     def _begin(self, connection: Connection) -> None:
         self.working += 1
+        self.peak = max(self.peak, self.working)
         asyncio.get_running_loop().call_later(self.latency_ms / 1000, self._end, connection)
 
     def _end(self, connection: Connection) -> None:
@@ -51,10 +52,11 @@ class Script:
             self._begin(self._line.popleft())
 
     def told(self, body: bytes) -> bytes:
-        """Change the script if there is a body, and say how things are."""
+        """Change the script if there is a body, and say how things are; peak: since last asked."""
         for name, value in orjson.loads(body or b"{}").items():
             setattr(self, name, value)
-        return orjson.dumps({"came": self.came, "working": self.working, "line": len(self._line)})
+        peak, self.peak = self.peak, self.working
+        return orjson.dumps({"came": self.came, "working": self.working, "peak": peak})
 
 
 class Connection(asyncio.Protocol):

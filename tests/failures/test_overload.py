@@ -7,7 +7,6 @@ forms are for `make test`; the long forms measure.
 from __future__ import annotations
 
 import asyncio
-import math
 import statistics
 import time
 from collections.abc import AsyncIterator
@@ -245,20 +244,20 @@ class Step:
 
     latency_ms: float
     needed: float  # Little's law: what is let in a second, times the latency of each
-    in_flight: float
-    limits: list[float]
+    in_flight: float  # on average
+    peak: float  # of what was in flight
+    limit: float
     refused: int
 
     def passed(self) -> bool:
         """In flight is within 25 % of Little's law, and nobody is refused any more.
 
-        The limit is within 25 % and what chance needs: arrivals are not quite even in a real
-        process, and two standard deviations of their number have to find room (0010-admission.md).
+        The limit is not below that, and within 25 % of the most that was in flight: a limit
+        that left no room for chance would make some wait for nothing (0010-admission.md).
         """
-        most = 1.25 * self.needed + 2 * math.sqrt(self.needed)
         return (
             abs(self.in_flight - self.needed) <= 0.25 * self.needed
-            and 0.75 * self.needed <= statistics.median(self.limits) <= most
+            and 0.75 * self.needed <= self.limit <= 1.25 * max(self.peak, self.needed)
             and self.refused <= 0.001 * RATE * FOLLOWS_WITHIN_S
         )
 
@@ -267,9 +266,8 @@ class Step:
             "latency_ms": self.latency_ms,
             "needed": round(self.needed, 1),
             "in_flight": round(self.in_flight, 1),
-            "limit_lowest": min(self.limits),
-            "limit_median": statistics.median(self.limits),
-            "limit_highest": max(self.limits),
+            "peak": self.peak,
+            "limit": self.limit,
             "refused": self.refused,
         }
 
@@ -280,19 +278,23 @@ async def step(one: Rig, latency_ms: float) -> Step:
     seconds = 2 * FOLLOWS_WITHIN_S
     load = asyncio.create_task(one.offered.load(RATE, seconds, even=True))
     await asyncio.sleep(FOLLOWS_WITHIN_S)
-    limits, in_flight = [], []
+    await one.business.script()
+    limits, in_flight, peak = [], [], 0
     while not load.done():
+        told = await one.business.script()
+        in_flight.append(told["working"])
+        peak = max(peak, told["peak"])
         limits.append(await one.watched.admission("limit"))
-        in_flight.append(await one.watched.admission("in_flight"))
-        await asyncio.sleep(0.25)  # to look costs access some milliseconds
+        await asyncio.sleep(0.1)  # to look costs access some milliseconds
     began_at = await load
     since, until = began_at + FOLLOWS_WITHIN_S, began_at + seconds
     accepted = one.offered.of(200, since, until)
     return Step(
         latency_ms=latency_ms,
         needed=len(accepted) / (until - since) * statistics.median(accepted.took_s),
-        in_flight=statistics.median(in_flight[:-1]),
-        limits=limits,
+        in_flight=statistics.mean(in_flight[:-2]),
+        peak=peak,
+        limit=statistics.median(limits),
         refused=len(one.offered.of(503, since, until)),
     )
 
