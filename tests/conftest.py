@@ -23,11 +23,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     figures.ended(session.config)
 
 
+# One customer of a test is a hundred clients of a shop; limits have tests of their own.
+UNLIMITED = {"TERCET_CUSTOMER_RATES": ""}
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """The whole stack with a small catalog; a test must leave it as healthy as it was."""
     data_dir = tmp_path_factory.mktemp("stack") / "data"
-    with running_stack(data_dir, "--products", "300") as running:
+    with running_stack(data_dir, "--products", "300", environment=UNLIMITED) as running:
         yield running
 
 

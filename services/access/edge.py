@@ -157,6 +157,7 @@ class Edge:
                 connection.send_ready(passage, found)
                 self.answered(passage, status_of(found), len(found), "fetched")
             elif found is not None:
+                passage.request_id = found.header(b"x-request-id") or passage.request_id
                 fields = answer_fields(found, to_head=False)
                 connection.answer(passage, found.status, fields, found.body)
             else:

@@ -176,6 +176,8 @@ class Forwarder:
             raise problem_of(error) from error
         finally:
             self._admission.leave(Route.PAGE, time.monotonic() - began_at, outcome)
+        # A problem in its body is told with the id that business knows.
+        answer.headers.append((b"x-request-id", traceparent[3:35]))
         return answer
 
     async def aclose(self) -> None:

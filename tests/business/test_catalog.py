@@ -176,15 +176,16 @@ async def test_a_page_says_how_it_may_be_held(
 
 
 async def test_a_page_that_is_known_is_not_sent_again(http: httpx.AsyncClient, slug: str) -> None:
-    answer = await http.get(f"/products/{slug}")
+    plain = {"accept-encoding": "identity"}  # an encoded page has a weak tag
+    answer = await http.get(f"/products/{slug}", headers=plain)
     etag = answer.headers["etag"]
     for known in (etag, f"W/{etag}", f'"other", {etag}', "*"):
-        again = await http.get(f"/products/{slug}", headers={"if-none-match": known})
+        again = await http.get(f"/products/{slug}", headers={**plain, "if-none-match": known})
         assert (again.status_code, again.content) == (304, b"")
         assert again.headers["etag"] == etag
         assert again.headers["cache-control"] == answer.headers["cache-control"]
     for other in ('"other"', etag.strip('"'), ""):
-        again = await http.get(f"/products/{slug}", headers={"if-none-match": other})
+        again = await http.get(f"/products/{slug}", headers={**plain, "if-none-match": other})
         assert (again.status_code, again.content) == (200, answer.content)
 
 
