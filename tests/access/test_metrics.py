@@ -22,7 +22,7 @@ from services.child import Child
 from services.slots import Slots
 from tests.access.conftest import request, settings_for
 from tests.access.upstream import Upstream, answer
-from tests.failures.access_process import access, children, free_port, rolled
+from tests.failures.access_process import access, children, free_port
 from tests.failures.swarm import asked_once
 from tests.faults.waiting import until
 
@@ -199,10 +199,6 @@ async def test_a_scrape_sees_every_process_and_no_restart_of_one(tmp_path: Path)
             return refused == 1 == value(text, REQUESTS, **{"class": "none"}, outcome="4xx")
 
         await until(told, within_s=5, what="what was refused is counted")
-        await rolled(process.pid)
-        assert await counted()
-        await ask(5)
-        await until(counted, within_s=5, what="and those after a restart")
         os.kill(min(children(process.pid)), signal.SIGKILL)
         await until(lambda: len(children(process.pid)) == 2, within_s=5, what="replaced")
         assert value(await scraped(), REQUESTS, **{"class": "page"}) == asked

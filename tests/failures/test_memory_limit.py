@@ -6,12 +6,14 @@ import asyncio
 import os
 import time
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
 
 from infra.local.addresses import get
-from tests.access.conftest import request
+from services.access.protocol import AccessProtocol
+from tests.access.conftest import request, running
 from tests.access.test_metrics import value
 from tests.access.upstream import Seen, Upstream, answer
 from tests.failures.access_process import access, children, free_port
@@ -32,22 +34,16 @@ async def large_pages(_: Seen) -> bytes:
     )
 
 
-async def test_at_its_limit_access_answers_what_is_local_and_takes_no_more_work(
-    tmp_path: Path,
-) -> None:
-    async with (
-        Upstream(large_pages) as upstream,
-        # Less than any Python process takes: the last step from the first second on.
-        access(upstream, tmp_path, TERCET_ACCESS_MEMORY_LIMIT_BYTES=str(MB)) as (_, port),
-    ):
-        client, refused = await asked_once(port, request("/products/a"))
+async def test_at_its_limit_access_answers_what_is_local_and_takes_no_more_work() -> None:
+    # Less than any Python process takes: the last step from the first look on.
+    async with Upstream() as upstream, running(upstream, access_memory_limit_bytes=MB) as one:
+        cast(type[AccessProtocol], one.server.config.http).edge.look_at_memory()
+        refused = await one.get("/products/a")
         assert (refused.status, refused.headers["connection"]) == (503, "close")
         assert int(refused.headers["retry-after"]) > 0
-        await client.close()
-        client, live = await asked_once(port, request("/live"))
+        live = await one.get("/live")
         assert (live.status, live.headers["connection"]) == (200, "close")
-        await client.close()
-        assert not [seen for seen in upstream.requests if seen.target == b"/products/a"]
+        assert upstream.requests == []
 
 
 @pytest.mark.faults

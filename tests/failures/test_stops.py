@@ -8,11 +8,12 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.access.conftest import Client, request
@@ -117,6 +118,43 @@ async def test_a_rolling_restart_loses_nothing_and_refuses_nobody(
 
 
 # The long forms
+
+
+def refilled(parent_pid: int, killed: int) -> Callable[[], bool]:
+    return lambda: len(children(parent_pid) - {killed}) == 2
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+async def test_a_killed_process_of_access_costs_its_own_connections_only(tmp_path: Path) -> None:
+    """Experiment 32, ten times: one of two processes, under 40 busy clients."""
+    lost, waits_s = [], []
+    two = {"TERCET_ACCESS_WORKERS": "2"}
+    async with Upstream(slow) as upstream, access(upstream, tmp_path, **two) as (process, port):
+        for _ in range(10):
+            before = children(process.pid)
+            victim = min(before)
+            async with Swarm(port, PAGE, 40) as swarm:
+                await until(lambda: swarm.answered > 80, within_s=20, what="busy")
+                open_before = len(psutil.Process(victim).net_connections("tcp"))
+                os.kill(victim, signal.SIGKILL)
+                killed_at = time.monotonic()
+                client, answered = await asked_once(port, LIVE)
+                waits_s.append(time.monotonic() - killed_at)
+                await client.close()
+                assert answered.status == 200
+                await until(refilled(process.pid, victim), within_s=5, what="two again")
+            lost.append((len(swarm.lost), open_before))
+            await asyncio.sleep(11)  # the next death is not the second in a row
+    passed = all(count <= open_before for count, open_before in lost) and max(waits_s) < 1
+    record(
+        32,
+        "kill -9 of one of two processes of access, ten times",
+        passed,
+        lost_and_open=lost,
+        longest_wait_of_a_new_connection_s=round(max(waits_s), 3),
+    )
+    assert passed, (lost, waits_s)
 
 
 @pytest.mark.faults

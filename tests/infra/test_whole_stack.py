@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from infra.local.addresses import get
 from tests.running_stack import RunningStack
 
 NAMES = (
@@ -44,6 +45,16 @@ def test_status_tells_name_pid_address_state_and_memory_of_each_part(stack: Runn
             assert part["memory_bytes"] > 0
             os.kill(part["pid"], 0)
             assert part["address"] or part["name"].startswith("worker-")
+
+
+async def test_the_metrics_of_access_are_where_status_says(stack: RunningStack) -> None:
+    assert (
+        f"metrics at {stack.part('access')['internal_address']}" in tercet(stack, "status").stdout
+    )
+    host, _, port = stack.part("access")["internal_address"].rpartition(":")
+    status, text = await get(host, int(port), "/metrics")
+    assert (status, host) == (200, "127.0.0.1")
+    assert b"tercet_access_requests_total" in text
 
 
 def test_the_whole_stack_at_rest_takes_less_memory_than_promised(stack: RunningStack) -> None:
