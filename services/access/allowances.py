@@ -18,16 +18,9 @@ from typing import Final, Literal
 
 from redis.asyncio import Redis
 
-from services.access.buckets import (
-    HALF_LIMIT,
-    Buckets,
-    Rate,
-    Rates,
-    Refusal,
-    limit_headers,
-    rates_of,
-)
+from services.access.buckets import Buckets, Rate, Rates, Refusal, limit_headers, rates_of
 from services.access.client_address import Networks
+from services.access.ledger import Account, Ledger
 from services.access.routes import Route
 from services.settings import AccessSettings
 from services.tasks import end_tasks
@@ -41,12 +34,8 @@ EVERY_S: Final = 0.1  # between two draws for one key
 KEYS_A_ROUND: Final = 128  # 2 ms of this process; the keys that are left out come first next time
 TIMEOUT_S: Final = 0.5  # nobody waits for it
 LOST_PAUSE_S: Final = 1.0  # before Valkey is asked again when it did not answer
-# Of a burst: what is drawn in advance, and from how much on a key is worth drawing for.
-CHUNK: Final = 0.125
-ROUNDING_S: Final = 1e-6  # what floating point may lose
 ALIVE_S: Final = 5  # a process that has not drawn for so long does not count
 ALIVE_KEY: Final = "tercet:access:alive"
-PREFIX: Final = "tercet:allowance:"
 
 # A bucket is the moment at which it is full again (GCRA), as in buckets.py, on Valkey's clock.
 DRAW: Final = """
@@ -71,79 +60,6 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[2]))
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return redis.call('ZCARD', KEYS[1])
 """
-
-
-class Account:
-    """What one process holds of one key's allowance."""
-
-    __slots__ = ("drawn", "full_at", "lent", "waits")
-
-    def __init__(self) -> None:
-        self.drawn = 0  # and not yet taken
-        self.lent = 0  # taken without having been drawn
-        self.full_at = 0.0  # of the estimate's bucket
-        self.waits = False  # for the next draw
-
-
-class Ledger:
-    """The accounts of one rate of one class, by key; bounded as the tables of buckets.py are."""
-
-    def __init__(self, kind: Route, policy: str, rate: Rate) -> None:
-        self.prefix = f"{PREFIX}{kind.value}:{policy}:"
-        self.policy = policy
-        self.rate = rate
-        self.chunk = max(1, math.ceil(rate.burst * CHUNK))
-        self.young: dict[str, Account] = {}
-        self.old: dict[str, Account] = {}
-        self.set_share(1.0)
-
-    def set_share(self, share: float) -> None:
-        """The part of the limit that this process lends itself."""
-        self.interval_s = self.rate.interval_s / share  # of the estimate's bucket
-        self.burst_s = max(1.0, self.rate.burst * share) * self.interval_s
-
-    def account(self, key: str) -> Account:
-        account = self.young.get(key)
-        if account is None:
-            account = self.old.get(key) or Account()
-            if len(self.young) >= HALF_LIMIT // 2:
-                self.old = self.young
-                self.young = {}
-            self.young[key] = account
-        return account
-
-    def wait_s(self, account: Account, now: float) -> float:
-        """Seconds until one can be taken, 0.0 and less: now."""
-        if account.drawn:
-            return 0.0
-        return max(account.full_at, now) + self.interval_s - self.burst_s - now - ROUNDING_S
-
-    def take(self, account: Account, now: float) -> bool:
-        """Take one; True when it is time to draw for this key."""
-        if account.drawn:
-            account.drawn -= 1
-            return account.drawn * 2 < self.chunk
-        account.lent += 1
-        account.full_at = max(account.full_at, now) + self.interval_s
-        return account.lent >= self.chunk
-
-    def wanted(self, account: Account) -> int:
-        return max(0, account.lent + self.chunk - account.drawn)
-
-    def settle(self, account: Account, lent: int, granted: int, left: int, now: float) -> None:
-        """A draw is back; lent: as it was when it was asked for; left: for everybody."""
-        paid = min(lent, granted)
-        account.drawn += granted - paid
-        # What was lent without Valkey for long is not to be paid back for as long.
-        account.lent = min(account.lent - paid, self.rate.burst)
-        account.waits = False
-        if not left and not account.drawn:
-            # Everybody together has taken all of it: what comes back is shared from here on.
-            account.full_at = now + self.burst_s
-
-    def left(self, account: Account, now: float) -> int:
-        estimated = (self.burst_s - max(0.0, account.full_at - now)) / self.interval_s
-        return min(self.rate.burst, account.drawn + max(0, int(estimated + ROUNDING_S)))
 
 
 class Allowances:

@@ -18,7 +18,7 @@ from services.access.routes import Route
 from services.problems import TooManyRequests
 
 HALF_LIMIT: Final = 65_536  # entries of half a table; about 120 bytes each, 16 MB a full table
-
+ROUNDING_S: Final = 1e-6  # what floating point may lose
 FILES_LIMIT: Final = 1_048_576  # fs.nr_open as kernels have it: more can not be asked for
 
 
@@ -106,7 +106,7 @@ class Table:
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
         self.interval_s = rate.interval_s
-        self.burst_s = rate.burst * rate.interval_s
+        self.burst_s = rate.burst * rate.interval_s + ROUNDING_S
         self.young: dict[str, float] = {}  # key: when its bucket is full again
         self.old: dict[str, float] = {}
 
@@ -119,11 +119,6 @@ class Table:
             self.old = young
             self.young = young = {}
         young[key] = full_at
-
-    def left(self, key: str, now: float) -> int:
-        """How many there are to take at this moment."""
-        used_s = max(0.0, self.full_at(key) - now)
-        return int((self.burst_s - used_s) / self.interval_s + 1e-6)
 
 
 class Buckets:
@@ -158,11 +153,11 @@ class Buckets:
             if group:
                 address_at = max(by_address.full_at(group), now) + by_address.interval_s
                 if address_at - now > by_address.burst_s:
-                    return self._refusal("address", by_address, address_at - now)
+                    return self._refusal("address", by_address, group, address_at - now)
         if by_customer is not None and customer_id is not None:
             customer_at = max(by_customer.full_at(customer_id), now) + by_customer.interval_s
             if customer_at - now > by_customer.burst_s:
-                return self._refusal("customer", by_customer, customer_at - now)
+                return self._refusal("customer", by_customer, customer_id, customer_at - now)
             by_customer.fill(customer_id, customer_at)
         if group and by_address is not None:
             by_address.fill(group, address_at)
@@ -179,9 +174,12 @@ class Buckets:
         self._groups[address] = group
         return group
 
-    def _refusal(self, policy: str, table: Table, full_in_s: float) -> Refusal:
+    def _refusal(self, policy: str, table: Table, key: str, full_in_s: float) -> Refusal:
         self.refused_total += 1
-        return Refusal(policy, table.rate, max(1, math.ceil(full_in_s - table.burst_s)))
+        table.fill(key, table.full_at(key))  # or who is always refused would be forgotten
+        return Refusal(
+            policy, table.rate, max(1, math.ceil(full_in_s - table.burst_s - ROUNDING_S))
+        )
 
 
 class Connections:
