@@ -119,7 +119,9 @@ class Allowances:
         """Take one of each limit that counts, or of none. Never waits."""
         ledgers = self._ledgers.get(kind)
         if ledgers is None:
-            return self.buckets.take(kind, address, customer_id, now)
+            refusal = self.buckets.take(kind, address, customer_id, now)
+            self.refused_total += refusal is not None
+            return refusal
         by_address, by_customer = ledgers
         group = self.buckets.group(address) if by_address is not None else ""
         address_account = customer_account = None
@@ -140,6 +142,10 @@ class Allowances:
         ):
             self._want(by_address, group, address_account)
         return None
+
+    def shares(self, kind: Route) -> bool:
+        """Whether the limits of this class are those of all processes together."""
+        return kind in self._ledgers
 
     def headers(
         self, kind: Route, address: str, customer_id: str | None, now: float

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from services.access.access_log import AccessLog
 from services.access.admission import Admission
-from services.access.buckets import Buckets, Connections, rates_of
+from services.access.allowances import Allowances
+from services.access.buckets import Connections
 from services.access.client_address import Networks, client_of
 from services.access.counts import UNKNOWN, Counts
 from services.access.fields import answer_fields
@@ -70,10 +71,8 @@ class Edge:
             },
             clients=lambda: self.connections.open,
         )
-        self.buckets = Buckets(
-            rates_of(settings.customer_rates, settings.address_rates), exempt=self.unlimited
-        )
-        self.forwarder = Forwarder(settings, self.admission, self.buckets, self.proxies)
+        self.allowances = Allowances.of(settings)
+        self.forwarder = Forwarder(settings, self.admission, self.allowances, self.proxies)
         self.readiness = Readiness(self.forwarder.control)
         self.tag_stream = TagStream(settings)
         self.pages = Pages(
@@ -86,6 +85,7 @@ class Edge:
         """Begin what runs beside the connections; called within the event loop."""
         secret = self.settings.internal_secret.get_secret_value().encode()
         self.tag_stream.start(self.pages, self.forwarder.control, secret)
+        self.allowances.start()
 
     async def aclose(self) -> None:
         """Let what has begun end, then end everything."""
@@ -93,6 +93,7 @@ class Edge:
         await self.forwarder.aclose()
         await self.pages.aclose()
         await self.tag_stream.aclose()
+        await self.allowances.aclose()
         self.wheel.stop()
         await self.log.aclose()
 

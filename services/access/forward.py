@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 
 from services.access.admission import Admission
-from services.access.buckets import Buckets
+from services.access.allowances import Allowances
 from services.access.client_address import Networks, client_of
 from services.access.fields import Sorted, answer_fields
 from services.access.gate import Outcome
@@ -64,10 +64,14 @@ class Forwarder:
     """The connections to business, some for each class of traffic."""
 
     def __init__(
-        self, settings: AccessSettings, admission: Admission, buckets: Buckets, proxies: Networks
+        self,
+        settings: AccessSettings,
+        admission: Admission,
+        allowances: Allowances,
+        proxies: Networks,
     ) -> None:
         self._admission = admission
-        self._buckets = buckets
+        self._allowances = allowances
         self._proxies = proxies
         self._secret = settings.internal_secret.get_secret_value().encode()
         self.addresses = Addresses(settings.business_urls)
@@ -99,7 +103,7 @@ class Forwarder:
             customer_id = self._customer(passage, fields)
             now = time.monotonic()
             known = None if isinstance(customer_id, Unasked) else customer_id
-            refusal = self._buckets.take(route, passage.address, known, now)
+            refusal = self._allowances.take(route, passage.address, known, now)
             if refusal is not None:
                 raise refusal.problem()
             if isinstance(customer_id, Unasked):
@@ -211,6 +215,7 @@ class Forwarder:
         self._end(passage, outcome_of(answer))
         if client is not None:
             fields = answer_fields(answer, to_head=passage.method == b"HEAD")
+            fields += self._limits_of(passage)
             client.answer(passage, answer.status, fields, answer.body)
 
     def failed(self, passage: Passage, error: BaseException) -> None:
@@ -264,6 +269,20 @@ class Forwarder:
         return await self.pools[route].request(
             passage.method, passage.target, headers, passage.body, deadline=passage.deadline
         )
+
+    def _limits_of(self, passage: Passage) -> Headers:
+        """RateLimit fields, for a class whose limits all processes share."""
+        route, fields = passage.route, passage.sorted
+        if route is None or fields is None or not self._allowances.shares(route):
+            return []
+        try:
+            found = self._customer(passage, fields)
+        except Problem:  # its token has ended since
+            return []
+        customer_id = None if isinstance(found, Unasked) else found
+        now = time.monotonic()
+        limits = self._allowances.headers(route, passage.address, customer_id, now)
+        return [(name.encode(), value.encode()) for name, value in limits.items()]
 
     def _headers(self, passage: Passage, fields: Sorted, customer_id: str | None) -> Headers:
         client = passage.client

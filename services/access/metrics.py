@@ -222,7 +222,7 @@ FAMILIES: Final = (
         "counter",
         "rate_limited",
         "Requests refused with 429",
-        readings.one(lambda edge: edge.buckets.refused_total),
+        readings.one(lambda edge: edge.allowances.refused_total),
     ),
     _family(
         "gauge",

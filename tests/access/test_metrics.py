@@ -83,7 +83,7 @@ def move(edge: Edge) -> None:
     for member in edge.forwarder.addresses.members.all:
         member.failed_total += 1
         member.ejected_total += 1
-    edge.buckets.refused_total += 1
+    edge.allowances.refused_total += 1
     edge.connections.open += 1
     edge.connections.refused_total += 1
     edge.log.written_total += 1
