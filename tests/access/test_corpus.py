@@ -39,12 +39,8 @@ def test_the_strict_reading_agrees_with_the_corpus() -> None:
 
 
 @pytest.mark.parametrize("case", EACH)
-def test_a_case(lab: OneLoop, case: Case) -> None:
+def test_a_case_alone_and_behind_a_good_request(lab: OneLoop, case: Case) -> None:
     judge(case, converse(lab, case, [case.data + AFTER]))
-
-
-@pytest.mark.parametrize("case", EACH)
-def test_a_case_behind_a_good_request(lab: OneLoop, case: Case) -> None:
     judge(case, behind(converse(lab, case, [BEFORE + case.data + AFTER], before=1)))
 
 

@@ -116,7 +116,7 @@ def taken(got: Got) -> tuple[bytes, bytes, bytes, list[tuple[bytes, bytes]]]:
 
 
 @settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(sent=st.lists(requests(), min_size=1, max_size=4), seed=st.integers(0, 2**16))
 def test_valid_requests_are_answered_as_by_uvicorn_itself(

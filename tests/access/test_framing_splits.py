@@ -73,7 +73,7 @@ def test_a_case_byte_by_byte(lab: OneLoop, case: Case) -> None:
     assert split.comparable() == whole.comparable()
 
 
-@settings(RANDOMLY, max_examples=150)
+@settings(RANDOMLY, max_examples=60)
 @given(case=st.sampled_from(DONE), ends=st.lists(st.integers(0, 2**20), max_size=8))
 def test_a_case_behind_a_good_request_in_any_pieces(
     lab: OneLoop, case: Case, ends: list[int]
@@ -82,7 +82,7 @@ def test_a_case_behind_a_good_request_in_any_pieces(
     judge(case, behind(converse(lab, case, pieces, before=1)))
 
 
-@settings(RANDOMLY, max_examples=60)
+@settings(RANDOMLY, max_examples=40)
 @given(
     kept=st.lists(st.sampled_from(KEPT), max_size=6),
     last=st.sampled_from(REFUSED),

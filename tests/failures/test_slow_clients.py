@@ -119,13 +119,18 @@ def test_whoever_is_slow_to_ask_is_told_so_and_cut(lab: OneLoop) -> None:
     assert lab.passed_on() == []
 
 
-# The wheel is told to forget the limit when the second request has its turn.
+# The limit is forgotten when the second request has its turn.
 @pytest.mark.xfail
-@pytest.mark.parametrize("start", [HEAD, BODY + b"a"], ids=["head", "body"])
-def test_a_third_request_that_stays_half_is_cut_too(lab: OneLoop, start: bytes) -> None:
-    took_s, said = lab.do(ended_after_s(lab, request("/here") + request("/here") + start, b""))
-    assert took_s < ALLOWED_S
-    assert [reply.status for reply in replies(said)[0]] == [200, 200, 408]
+def test_a_third_request_that_stays_half_is_cut_too(lab: OneLoop) -> None:
+    async def both() -> tuple[tuple[float, bytes], tuple[float, bytes]]:
+        asked = request("/here") * 2
+        return await asyncio.gather(
+            ended_after_s(lab, asked + HEAD, b""), ended_after_s(lab, asked + BODY + b"a", b"")
+        )
+
+    for took_s, said in lab.do(both()):
+        assert took_s < ALLOWED_S
+        assert [reply.status for reply in replies(said)[0]] == [200, 200, 408]
 
 
 def test_others_are_served_while_many_are_slow(lab: OneLoop) -> None:
@@ -149,7 +154,7 @@ def test_others_are_served_while_many_are_slow(lab: OneLoop) -> None:
 
 
 def open_at(port: int, process: psutil.Process) -> int:
-    """Connections that the server still has: a client that is cut need not notice."""
+    """Connections that the server has: a client that is cut need not notice. Takes a while."""
     found = process.net_connections("tcp")
     return sum(c.laddr.port == port and c.status != psutil.CONN_LISTEN for c in found)
 
@@ -166,13 +171,13 @@ async def unread(lab: OneLoop, data: bytes) -> tuple[float, int]:
         if wire.transport.get_write_buffer_size() == 0:
             wire.transport.write(data)
         grown_bytes = max(grown_bytes, process.memory_info().rss - before_bytes)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
     took_s = time.monotonic() - began_at
     wire.transport.abort()
     return took_s, grown_bytes
 
 
-@pytest.mark.parametrize("target", [LARGE, HELD, LARGE_HELD], ids=bytes.decode)
+@pytest.mark.parametrize("target", [LARGE, LARGE_HELD], ids=bytes.decode)
 def test_a_flood_whose_answers_nobody_reads_is_cut_and_stays_small(
     lab: OneLoop, target: bytes
 ) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from itertools import permutations
 from typing import Final
 
 import orjson
@@ -48,10 +47,6 @@ PATHS: Final = [
 WAYS: Final = {
     "a token": (b"Authorization: Bearer " + ALICE, b"Authorization: Bearer " + BOB),
     "a cookie": (b"Cookie: tercet_customer=" + ALICE, b"Cookie: tercet_customer=" + BOB),
-    "both": (
-        b"Authorization: Bearer " + ALICE + b"\r\nCookie: tercet_customer=" + ALICE,
-        b"Authorization: Bearer " + BOB + b"\r\nCookie: tercet_customer=" + BOB,
-    ),
 }
 
 
@@ -105,15 +100,15 @@ def asked(lab: OneLoop, path: bytes, *lines: bytes, method: bytes = b"GET") -> R
 
 @pytest.mark.parametrize("way", WAYS)
 def test_nobody_ever_gets_what_is_anothers(lab: OneLoop, way: str) -> None:
-    """In every order of asking: who comes first could be who is held."""
+    """Whoever comes first: it could be who is held."""
     mine = dict(zip((b"alice", b"bob"), WAYS[way], strict=True)) | {NOBODY: b"X-Nobody: yes"}
     for who in (b"alice", b"bob"):  # access does say who it is, where that is asked for
         assert asked(lab, b"/orders/1", mine[who]).body == b"secret of " + who
     for path in PATHS:
-        for turn, order in enumerate(permutations(mine)):
+        for turn, first in enumerate(mine):
             joint = b"&" if b"?" in path else b"?"
             fresh = path + joint + b"turn=%d" % turn if turn else path
-            for who in (*order, *order):
+            for who in (first, *mine):
                 reply = asked(lab, fresh, mine[who])
                 said = reply.body.removeprefix(b"secret of ")
                 assert reply.status in (200, 400, 404), (path, reply)

@@ -78,7 +78,10 @@ def asked(lab: OneLoop, data: bytes) -> tuple[Reply, list[Seen]]:
 def test_no_control_character_gets_through_in_a_value(lab: OneLoop, name: bytes) -> None:
     host = () if name == b"Host" else (b"Host: a",)
     for ending in (*CONTROLS, *ENDINGS):
-        for value in (b"a" + ending + INJECTED, b"a" + ending, ending + INJECTED):
+        values = [b"a" + ending + INJECTED]
+        if ending in ENDINGS:
+            values += [b"a" + ending, ending + INJECTED]
+        for value in values:
             data = lines(b"GET /here HTTP/1.1", *host, name + b": " + value, CLOSE)
             if ending.endswith(b"\n") and b"\r\n" + INJECTED in data:
                 continue  # a line of its own, and not hidden from anybody
