@@ -132,7 +132,9 @@ class Forwarder:
                 caller=passage,
             )
         except ExchangeError as error:
-            self.failed(passage, error)
+            # Not at once: its place goes to the next in line, within whose turn this may be, and
+            # a line of such requests would be a recursion.
+            asyncio.get_running_loop().call_soon(self.failed, passage, error)
             return
         if not begun:
             self._take_time(passage, headers)
@@ -157,16 +159,18 @@ class Forwarder:
             self._end(passage, "ignored")
 
     async def fetch_page(self, target: bytes, extra: Headers, deadline: Deadline) -> Response:
-        """A page as business has it for everybody: no word of a client goes along."""
+        """A page as business has it for everybody: nothing of a client's goes along but its id."""
         if not self._admission.try_enter(Route.PAGE):
             await self._admission.enter(Route.PAGE, deadline)
         began_at = time.monotonic()
         traceparent = made_traceparent()
+        # In the task of the fetch it is that of the client who asked first.
+        request_id = request_id_var.get().encode() or traceparent[3:35]
         headers = [
             *extra,
             (b"accept", b"*/*"),
             (b"x-internal-secret", self._secret),
-            (b"x-request-id", traceparent[3:35]),
+            (b"x-request-id", request_id),
             (b"traceparent", traceparent),
         ]
         outcome: Outcome = "ignored"
@@ -180,8 +184,8 @@ class Forwarder:
             raise problem_of(error) from error
         finally:
             self._admission.leave(Route.PAGE, time.monotonic() - began_at, outcome)
-        # A problem in its body is told with the id that business knows.
-        answer.headers.append((b"x-request-id", traceparent[3:35]))
+        # A problem in its body is told with the id that business knows, to everybody who waited.
+        answer.headers.append((b"x-request-id", request_id))
         return answer
 
     async def aclose(self) -> None:

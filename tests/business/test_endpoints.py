@@ -56,10 +56,9 @@ async def test_a_page_that_is_known_says_all_that_the_page_itself_would(
         page = await business.get(path)
         known = await business.get(path, headers={"if-none-match": page.headers["etag"]})
         assert (known.status_code, known.content) == (304, b"")
-        assert {name: known.headers[name] for name in HELD_BY} == {
-            name: page.headers[name] for name in HELD_BY
-        }
-        assert int(page.headers[POSITION]) > 0
+        said = [name for name in HELD_BY if name != POSITION]  # it may be read anew meanwhile
+        assert [known.headers[name] for name in said] == [page.headers[name] for name in said]
+        assert int(known.headers[POSITION]) >= int(page.headers[POSITION]) > 0
 
 
 async def test_a_page_is_not_behind_the_position_that_access_names(
