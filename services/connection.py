@@ -341,6 +341,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
+        if status > 599:
+            raise BadAnswer(f"status {status} is none of HTTP's")
         if status < 200:
             self._skip_interim(status)
             return

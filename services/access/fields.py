@@ -52,7 +52,9 @@ CREDENTIALS: Final[dict[Route, frozenset[bytes]]] = {
     Route.PAYMENT: frozenset((b"authorization",)),
     Route.OTHER: frozenset((b"authorization",)),
 }
-DECISIONS_KEPT: Final = 1024  # clients choose the names; what is beyond is decided each time
+# Clients choose the names, and how long: what is beyond these is decided each time.
+DECISIONS_KEPT: Final = 1024
+NAME_KEPT_BYTES: Final = 64
 
 
 class Way(IntEnum):
@@ -88,7 +90,7 @@ def way_of(name: bytes) -> Way:
     way = _ways.get(name)
     if way is None:
         way = SPECIAL.get(name) or _decided(name)
-        if len(_ways) < DECISIONS_KEPT:
+        if len(_ways) < DECISIONS_KEPT and len(name) <= NAME_KEPT_BYTES:
             _ways[name] = way
     return way
 

@@ -153,11 +153,12 @@ class AccessProtocol(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        self.due = math.inf
         if self._flow is not None:
             self._flow.resume_writing()
-        if self._reader is not None and self._reader.reading:
-            self._expect_within(self.edge.limits.head_s)
+        if self._current is not None or not self._deaf:  # else the limit on its end goes on
+            self.due = math.inf
+            if not self._deaf and self._reader is not None and self._reader.reading:
+                self._expect_within(self.edge.limits.head_s)
         if self._current is None:
             self._go_on()
 
@@ -232,9 +233,14 @@ class AccessProtocol(asyncio.Protocol):
             if self._refusal is None:
                 self._give_back(reader)
         elif not reader.reading:
-            if not reader.completed and self._current is None:
-                # Empty lines before a request that does not come do not hold a connection.
-                self._expect_within(min(self.edge.limits.head_s, self.due - time.monotonic()))
+            if self._current is None:
+                if reader.completed:
+                    if self.due == math.inf:  # refused in the parser's own callback
+                        self._rest()
+                else:
+                    # Empty lines before a request that does not come do not hold a connection.
+                    left_s = self.due - time.monotonic()
+                    self._expect_within(min(self.edge.limits.head_s, left_s))
             self._give_back(reader)
 
     def _give_back(self, reader: Reader) -> None:
@@ -258,7 +264,12 @@ class AccessProtocol(asyncio.Protocol):
         if self._deaf or reader is None:
             return
         self._expect_within(self.edge.limits.body_s)
-        if reader.expects_continue and reader.version == "1.1" and self._current is None:
+        if self._current is None:
+            self._ask_for_body(reader)
+
+    def _ask_for_body(self, reader: Reader) -> None:
+        if reader.expects_continue and reader.version == "1.1":
+            reader.expects_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def request_read(self) -> None:
@@ -301,7 +312,8 @@ class AccessProtocol(asyncio.Protocol):
 
     def _begin(self, passage: Passage) -> None:
         self._current = passage
-        self.due = math.inf  # its deadline is its own
+        if not self._write_paused:
+            self.due = math.inf  # its deadline is its own
         self.edge.serve(passage, self)
 
     # Answers
@@ -359,17 +371,14 @@ class AccessProtocol(asyncio.Protocol):
             keep_alive=self._keeps_alive(passage),
             on_response=self._app_answered,
         )
-        passage.task = task = asyncio.get_running_loop().create_task(
-            cycle.run_asgi(self._config.loaded_app)
-        )
+        # Not cancelled when its client leaves, which uvicorn would log as an error: it is short.
+        task = asyncio.get_running_loop().create_task(cycle.run_asgi(self._config.loaded_app))
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 
     def _app_answered(self) -> None:
         self._flow = None
-        current = self._current
-        if current is not None:
-            current.task = None  # what follows its answer is not cancelled
+        if self._current is not None:
             self._finish(keep_alive=not self.transport.is_closing())
 
     def _keeps_alive(self, passage: Passage) -> bool:
@@ -401,13 +410,23 @@ class AccessProtocol(asyncio.Protocol):
             elif self._unfed is not None:
                 self._feed_rest()
             else:
-                if self._reader is None and not self._deaf:
-                    self._rest()
+                self._wait_for_more()
                 break
         self._going_on = False
 
+    def _wait_for_more(self) -> None:
+        reader = self._reader
+        if self._deaf:
+            return
+        if reader is None:
+            self._rest()
+        elif reader.reading and reader.head_done and reader.has_body:
+            self._ask_for_body(reader)  # it was not, while an answer was on its way
+
     def _rest(self) -> None:
-        """Wait for the next request."""
+        """Wait for the next request, unless answers are still to be taken: that has its limit."""
+        if self._write_paused:
+            return
         edge = self.edge
         if self.slot == NO_SLOT:
             self._expect_within(edge.limits.keep_alive_s)

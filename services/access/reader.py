@@ -51,9 +51,11 @@ class Reader:
 
     __slots__ = (
         "_limits",
+        "_received",
         "accept_encoding",
         "authority",
         "body",
+        "body_bytes",
         "chunked",
         "completed",
         "expects_continue",
@@ -102,7 +104,7 @@ class Reader:
         if not self.head_done:
             if self.fed_bytes > limits.head_bytes + limits.url_bytes + limits.piece_bytes:
                 raise Refused(HeadersTooLarge())
-        elif self.fed_bytes > len(self.body) + limits.chunk_overhead_bytes + limits.piece_bytes:
+        elif self.fed_bytes > self.body_bytes + limits.chunk_overhead_bytes + limits.piece_bytes:
             raise Refused(InvalidRequest("The chunks are mostly framing."))
 
     # What the parser says
@@ -110,7 +112,7 @@ class Reader:
     def on_message_begin(self) -> None:
         self.reading = True
         self.head_done = self.has_body = self.chunked = self.expects_continue = False
-        self.pieces = self.fed_bytes = self.hosts = 0
+        self.pieces = self.fed_bytes = self.body_bytes = self.hosts = 0
         self.url = self.body = self.host = self.accept_encoding = self.if_none_match = b""
         self.headers: Headers = []
 
@@ -176,6 +178,7 @@ class Reader:
             if parser.should_upgrade():
                 raise Refused(InvalidRequest("A request with Upgrade has no body here."))
             self.fed_bytes = self.trailer_bytes = 0
+            self._received = bytearray()  # bytes would be copied whole for each small chunk
             if self.owner is not None:
                 self.owner.body_begins()
 
@@ -193,13 +196,16 @@ class Reader:
         )
 
     def on_body(self, body: bytes) -> None:
-        self.body += body
-        if len(self.body) > self._limits.body_bytes:
+        self._received += body
+        self.body_bytes += len(body)
+        if self.body_bytes > self._limits.body_bytes:
             raise Refused(too_long(self._limits.body_bytes))
 
     def on_message_complete(self) -> None:
         self.reading = False
         self.completed = True
+        if self.body_bytes:
+            self.body = bytes(self._received)
         parser = self.parser
         if not parser.should_keep_alive() or parser.should_upgrade():
             self.usable = False  # the parser takes nothing more: it is not for the next connection

@@ -10,6 +10,10 @@ import asyncio
 import time
 from typing import Final, Protocol
 
+from services.telemetry import logger
+
+log = logger(__name__)
+
 TICK_S: Final = 0.1
 NO_SLOT: Final = -1
 
@@ -76,9 +80,16 @@ class Wheel:
             for timed in self._slots.pop(slot, ()):
                 timed.slot = NO_SLOT
                 if timed.due <= now:
-                    timed.on_due()
+                    _tell(timed)
                 elif timed.due != float("inf"):
                     self.watch(timed)
         # A process without connections does not wake up ten times a second.
         loop = asyncio.get_running_loop()
         self._handle = loop.call_later(TICK_S, self._tick) if self._slots else None
+
+
+def _tell(timed: Timed) -> None:
+    try:
+        timed.on_due()
+    except Exception:  # of one connection: the wheel turns for all of them
+        log.exception("bug")

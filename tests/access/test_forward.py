@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from services.access.routes import Route
 from tests.access.conftest import SECRET, Access, Answer, request, running
 from tests.access.upstream import Seen, Upstream, always, answer
 from tests.faults.waiting import until
@@ -243,6 +244,32 @@ async def test_a_broken_answer_is_502(access: Access, data: bytes | None) -> Non
     for path, lines, detail in UNKNOWN_OUTCOMES:
         document = problem(await access.get(path, *lines, method="POST"))
         assert document["detail"] == detail
+
+
+async def test_a_status_that_there_is_not_is_502(access: Access) -> None:
+    access.upstream.script = always(b"HTTP/1.1 799 Odd\r\ncontent-length: 0\r\n\r\n")
+    assert problem(await access.get("/carts/1"))["type"] == "/problems/bad-gateway"
+
+
+async def test_a_line_of_requests_that_can_not_be_passed_on_is_refused_one_by_one() -> None:
+    held = Held()
+    async with Upstream(held) as upstream, running(upstream, other_pool_size=4) as access:
+        edge = access.server.config.http.edge  # type: ignore[union-attr]
+        gate = edge.admission.gates[Route.OTHER]
+        slow = [await access.connect() for _ in range(gate.limit)]
+        for client in slow:
+            client.writer.write(request("/carts"))
+        await until(lambda: gate.in_flight == len(slow), within_s=5, what="no more are let in")
+        bad = [await access.connect() for _ in range(150)]  # as calls, deeper than Python goes
+        for client in bad:
+            client.writer.write(request("/carts", f"{'x' * 300}: y"))
+        await until(lambda: gate.waiting == len(bad), within_s=5, what="they wait")
+        held.event.set()
+        assert {(await client.answer()).status for client in slow} == {200}
+        assert {(await client.answer()).status for client in bad} <= {400, 503}
+        await until(lambda: gate.in_flight == 0, within_s=5, what="all are over")
+        for client in [*slow, *bad]:
+            await client.close()
 
 
 async def test_a_late_answer_is_504() -> None:

@@ -97,3 +97,17 @@ async def test_a_limit_may_end_another_one_of_the_same_moment(wheel: Wheel) -> N
     await over(killer)
     await asyncio.sleep(2 * TICK_S)  # time in which nothing is to happen any more
     assert len(killer.over_at) == 1
+
+
+async def test_one_that_fails_keeps_no_other_from_its_limit(
+    wheel: Wheel,
+) -> None:
+    class Broken(Limit):
+        def on_due(self) -> None:
+            raise RuntimeError("broken")
+
+    limits = [Broken(0.0), Limit(0.0), Limit(0.3)]
+    for limit in limits:
+        wheel.watch(limit)
+    await over(limits[1])
+    await over(limits[2])
