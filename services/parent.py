@@ -68,10 +68,10 @@ class Parent:
 
     def run(self) -> int:
         """Blocks; returns the exit code."""
-        wakeup, self._wakeup = socket.socketpair()
-        for end in (wakeup, self._wakeup):
+        wakeup, written = self._wakeup = socket.socketpair()
+        for end in self._wakeup:
             end.setblocking(False)
-        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda number, _: self._signals.append(number))
         self._selector.register(wakeup, selectors.EVENT_READ)
@@ -227,7 +227,8 @@ class Parent:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal sends it to everybody
         self._selector.close()
-        self._wakeup.close()
+        for end in self._wakeup:
+            end.close()
         for member in self._members.values():
             member.line.close()
         os.environ.pop(READY_FILE_VARIABLE, None)  # it is the parent's to say

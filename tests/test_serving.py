@@ -11,13 +11,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.access.conftest import request
+from tests.failures.access_process import free_port
+from tests.failures.swarm import Swarm, asked_once
 from tests.faults.waiting import until
 
 SERVE = """
-import os, signal, uvicorn
+import asyncio, os, signal, uvicorn
 from services.serving import serve
 
 async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await asyncio.sleep(0.005)
+        await send({"type": "http.response.start", "status": 200,
+                    "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+        return
     assert scope["type"] == "lifespan"
     await receive()
     await send({"type": "lifespan.startup." + os.environ["STARTUP"]})
@@ -31,12 +40,17 @@ class Config(uvicorn.Config):
             os.kill(os.getpid(), signal.SIGTERM)
         return super().get_loop_factory()
 
-serve(Config(app, port=0, loop="uvloop", lifespan="on", log_config=None))
+port = int(os.environ.get("PORT", 0))
+serve(Config(app, port=port, loop="uvloop", http="httptools", lifespan="on", log_config=None))
 """
 
 
-async def start(folder: Path, startup: str) -> asyncio.subprocess.Process:
-    environment = os.environ | {"TERCET_READY_FILE": str(folder / "ready"), "STARTUP": startup}
+async def start(folder: Path, startup: str, port: int = 0) -> asyncio.subprocess.Process:
+    environment = os.environ | {
+        "TERCET_READY_FILE": str(folder / "ready"),
+        "STARTUP": startup,
+        "PORT": str(port),
+    }
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", SERVE), env=environment, stdout=asyncio.subprocess.PIPE
     )
@@ -64,6 +78,30 @@ async def test_a_stop_that_was_asked_for_is_graceful_and_no_failure(
     finally:
         code, said = await ended(child)
     assert (code, said.endswith(b"ended\n")) == (0, True)
+
+
+async def test_uvicorns_own_protocol_loses_nothing_either(tmp_path: Path) -> None:
+    """Business' way to stop: each answer says that it is the last on its connection."""
+    port = free_port()
+    child = await start(tmp_path, "complete", port)
+    try:
+        await until((tmp_path / "ready").exists, within_s=20, what="it is ready")
+        kept, _ = await asked_once(port, request("/"))
+        async with Swarm(port, request("/"), 20) as swarm:
+            await until(lambda: swarm.answered > 200, within_s=10, what="busy")
+            child.send_signal(signal.SIGTERM)
+
+            async def is_stopping() -> bool:
+                client, answer = await asked_once(port, request("/ready"))
+                await client.close()
+                return (answer.status, answer.headers.get("connection")) == (503, "close")
+
+            await until(is_stopping, within_s=2, what="it says that it stops, and still accepts")
+            assert (await kept.send(request("/"))).headers["connection"] == "close"
+            await kept.close()
+    finally:
+        code, _ = await ended(child)
+    assert (code, swarm.lost, swarm.statuses) == (0, [], {200})
 
 
 async def test_a_stop_while_it_starts_is_not_lost(tmp_path: Path) -> None:
