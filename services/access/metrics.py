@@ -225,6 +225,12 @@ FAMILIES: Final = (
         readings.one(lambda edge: edge.allowances.refused_total),
     ),
     _family(
+        "counter",
+        "allowance_failures",
+        "Draws of shared allowances that failed: limits are estimated meanwhile",
+        readings.one(lambda edge: edge.allowances.lost_total),
+    ),
+    _family(
         "gauge",
         "connections",
         "Open connections of clients",

@@ -84,6 +84,7 @@ def move(edge: Edge) -> None:
         member.failed_total += 1
         member.ejected_total += 1
     edge.allowances.refused_total += 1
+    edge.allowances.lost_total += 1
     edge.connections.open += 1
     edge.connections.refused_total += 1
     edge.log.written_total += 1
