@@ -103,6 +103,8 @@ class AnswerCycle(RequestResponseCycle):
     ) -> None:
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()  # a client that does not read its answers gets no more of them
+        if self.transport.is_closing():
+            self.disconnected = True  # nobody tells this cycle that its client has left
         if self.disconnected:
             return
         headers = self.default_headers + cast(Headers, list(start["headers"]))

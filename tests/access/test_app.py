@@ -115,3 +115,25 @@ async def test_a_bug_is_500_with_its_request_id_and_nothing_else(
 async def test_two_edges_share_nothing() -> None:
     first, second = Edge(settings_for("http://a:1")), Edge(settings_for("http://b:1"))
     assert first.forwarder.pools is not second.forwarder.pools
+
+
+async def test_a_client_that_leaves_before_it_is_told_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    held, asked = asyncio.Event(), asyncio.Event()
+
+    async def script(_: Seen) -> bytes:
+        asked.set()
+        await held.wait()
+        return answer()
+
+    async with Upstream(script) as upstream, running(upstream) as access:
+        client = await access.connect()
+        client.writer.write(b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")
+        await asked.wait()
+        await client.close()
+        state = access.server.server_state
+        await until(lambda: not state.connections, within_s=5, what="it has left")
+        held.set()
+        await until(lambda: not state.tasks, within_s=5, what="its answer is over")
+    assert [each for each in caplog.records if each.levelname == "ERROR"] == []
