@@ -11,11 +11,11 @@ CANDIDATES: Final = 12  # of the most popular ones; each takes two requests
 PLENTY: Final = 100  # the line that orders one is pasted more than once, and after restarts
 
 
-async def showcase(host: str, port: int) -> dict[str, str]:
+async def showcase(host: str, port: int, *, tls: bool = False) -> dict[str, str]:
     """Slug, a word to search for, and the variant to order; LookupError in an empty shop."""
-    items = (await get_json(host, port, f"/products?limit={CANDIDATES}"))["items"]
+    items = (await get_json(host, port, f"/products?limit={CANDIDATES}", tls=tls))["items"]
     slugs = [str(item["slug"]) for item in items]
-    looks = await asyncio.gather(*(_look(host, port, slug) for slug in slugs))
+    looks = await asyncio.gather(*(_look(host, port, slug, tls=tls) for slug in slugs))
     page, variant = max(looks, key=_appeal, default=(None, None))
     if page is None or variant is None:
         raise LookupError("there are no products")
@@ -24,10 +24,10 @@ async def showcase(host: str, port: int) -> dict[str, str]:
     return {"slug": slug, "variant_id": str(variant["variant_id"]), "word": word}
 
 
-async def _look(host: str, port: int, slug: str) -> tuple[Any, Any]:
+async def _look(host: str, port: int, slug: str, *, tls: bool) -> tuple[Any, Any]:
     """A product's page, and its variant with the most stock."""
-    page = await get_json(host, port, f"/products/{slug}")
-    stock = await get_json(host, port, f"/products/{slug}/stock")
+    page = await get_json(host, port, f"/products/{slug}", tls=tls)
+    stock = await get_json(host, port, f"/products/{slug}/stock", tls=tls)
     return page, max(stock["variants"], key=_available, default=None)
 
 

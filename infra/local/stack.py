@@ -58,7 +58,12 @@ class Stack:
         """Where the shop is, as a client on this machine says it."""
         host = EVERY_ADDRESS.get(self.options.host, self.options.host)
         shown = f"[{host}]" if ":" in host else host
-        return f"http://{shown}:{self.options.port}"
+        return f"{'https' if self.tls else 'http'}://{shown}:{self.options.port}"
+
+    @property
+    def tls(self) -> bool:
+        """Whether the settings give access a certificate."""
+        return bool(os.environ.get("TERCET_ACCESS_TLS_CERTIFICATE"))
 
     def part(self, name: str) -> Part:
         """The part of that name."""
@@ -200,6 +205,7 @@ class Stack:
                 port=self.options.port if public else self._port(name),
                 internal_port=self._port(name + INTERNAL) if public else 0,
                 ready_path=ready_path,
+                tls=public and self.tls,
             )
         )
 

@@ -33,6 +33,7 @@ class Tier(Part):
     internal_port: int = field(default=0, kw_only=True)
     ready_path: str = field(default="/ready", kw_only=True)
     ready_file: Path | None = field(default=None, kw_only=True)
+    tls: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.port:
@@ -72,7 +73,7 @@ class Tier(Part):
         # Once it was ready, only whether it lives counts: /ready is for balancers.
         path = "/live" if self.has_been_ready else self.ready_path
         try:
-            status, _ = await get(host, self.port, path)
+            status, _ = await get(host, self.port, path, tls=self.tls)
         except (ValueError, IndexError):
             raise NotReadyError(f"another program answers on port {self.port}") from None
         if status != 200:

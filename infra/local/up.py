@@ -285,7 +285,7 @@ class _Session:
         place = urllib.parse.urlsplit(self._stack.url)
         host, port = place.hostname or "", place.port or 80
         try:
-            return await showcase(host, port)
+            return await showcase(host, port, tls=self._stack.tls)
         except (OSError, LookupError, ValueError, TypeError) as error:
             self._log.warning("no product to show: %r", error)
             return None

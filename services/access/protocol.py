@@ -213,7 +213,8 @@ class AccessProtocol(asyncio.Protocol):
             reader.parser.feed_data(piece)
             if reader.reading:
                 reader.fed(len(piece))
-                if reader.pieces == 1 and not reader.head_done and not self._deaf:
+                waits = self._deaf or self._write_paused  # for something else, with its own limit
+                if reader.pieces == 1 and not reader.head_done and not waits:
                     self._expect_within(self.edge.limits.head_s)
         except Refused as refused:
             self._refuse_rest(refused.problem)
@@ -540,4 +541,6 @@ def _problem_behind(error: httptools.HttpParserError) -> Problem:
     if isinstance(error, httptools.HttpParserCallbackError):
         log.error("bug", exc_info=cause or error)
         return InternalError()
+    if "PRI/Upgrade" in str(error):
+        return InvalidRequest("HTTP/2 is not spoken here.")
     return InvalidRequest(f"This is not HTTP: {error}.")
