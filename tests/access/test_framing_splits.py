@@ -111,18 +111,26 @@ def test_a_request_cut_anywhere_in_two(lab: OneLoop) -> None:
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(600)
 def test_every_case_cut_anywhere_in_two(lab: OneLoop) -> None:
-    """Each place of each case of the corpus, alone and behind a good request."""
+    """Each place of each case of the corpus."""
     cuts = 0
-    differing = []
+    differing: list[str] = []
+    deviating = sorted(NOT_YET)
     for case in DONE:
         data = case.data + AFTER
-        whole = converse(lab, case, [data]).comparable()
+        outcome = converse(lab, case, [data])
+        whole = outcome.comparable()
+        try:
+            judge(case, outcome)
+        except AssertionError:
+            deviating.append(case.name)
         step = 1 if case not in LARGE else len(data) // 200
         for end in range(1, len(data), step):
             cuts += 1
             if converse(lab, case, [data[:end], data[end:]]).comparable() != whole:
                 differing.append(f"{case.name} at {end}")
-    passed = not differing
-    record(50, "corpus cut in two", passed, cases=len(DONE), cuts=cuts, differing=differing[:100])
-    assert differing == []
+    passed = not differing and not deviating
+    record(50, "corpus", passed, cases=len(CORPUS), deviating=deviating, cuts=cuts,
+           differing=differing[:100])  # fmt: skip
+    assert (differing, deviating) == ([], sorted(NOT_YET))
