@@ -88,7 +88,7 @@ class Balance(Client):
         members, now = self._addresses.members, time.monotonic()
         parts = {each: self._by_member.get(each) or self._part(each) for each in members.all}
         gone = [part for member, part in self._by_member.items() if member not in parts]
-        self._leaving = [part for part in [*self._leaving, *gone] if part.busy]
+        self._leaving = [part for part in [*self._leaving, *gone] if part.busy or part.connecting]
         self._by_member = parts
         self._used = [parts[member] for member in members.used]
         if any(member.is_ramping(now) for member in members.used):

@@ -81,7 +81,7 @@ class Flights:
             outcome = Failed(InternalError())
         # From here on nobody joins this fetch: what follows asks for what is newer.
         del self._flights[target]
-        if isinstance(outcome, Failed) and page is not None and outcome.cause.status >= 500:
+        if isinstance(outcome, Failed) and page is not None and _is_failure(outcome.cause):
             page.fetch_failed(time.monotonic())
         return outcome
 
@@ -109,3 +109,8 @@ class Flights:
             flight.cancel()
         if flights:
             await asyncio.wait(flights)
+
+
+def _is_failure(cause: Problem | Response) -> bool:
+    """Whether an old page is better than this; a refusal of our own has to be told."""
+    return isinstance(cause, Response) or cause.status >= 500

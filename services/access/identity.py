@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
 from services.deadline import Deadline
-from services.problems import InvalidRequest, Unauthenticated
+from services.problems import InvalidRequest, Overloaded, Unauthenticated
 
 COOKIE: Final = b"tercet_customer"
 TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]{43}")  # 32 random bytes in base64url
@@ -19,6 +19,8 @@ UNKNOWN_S: Final = 5.0  # a customer made a moment ago is found this late at the
 # About 200 bytes each: 13 MB and 1.6 MB. Apart, so that invented tokens push out no real one.
 KNOWN_LIMIT: Final = 65_536
 UNKNOWN_LIMIT: Final = 8_192
+# At once. A lookup takes a millisecond on one of 8 connections, which readiness shares.
+LOOKUPS_LIMIT: Final = 256
 
 Lookup = Callable[[str, Deadline], Awaitable[str | None]]
 
@@ -76,6 +78,8 @@ class Identities:
         digest = known.digest
         running = self._running.get(digest)
         if running is None:
+            if len(self._running) >= LOOKUPS_LIMIT:
+                raise Overloaded("Too many tokens are being looked up.", retry_after_s=1)
             running = asyncio.create_task(self._ask(digest, deadline))
             self._running[digest] = running
             running.add_done_callback(lambda done: self._asked(digest, done))

@@ -33,3 +33,4 @@ class Limits:
     # holds about 120 of them, which may ask for 350 KB of pages.
     piece_bytes: int = 4_096
     waiting_requests: int = 64  # pipelined behind one that is not answered yet
+    waiting_bytes: int = 262_144  # of their bodies

@@ -27,6 +27,8 @@ monotonic = time.monotonic  # one name to look up less on the hot path
 GET_OR_HEAD: Final = frozenset((b"GET", b"HEAD"))
 
 BUDGET_S: Final = 5.0  # of a fetch with all its repetitions; a client's is the same by default
+# RFC 9110 15.5.9, RFC 8470, RFC 6585: these say something about the moment, nothing of the page.
+NOT_NOW: Final = frozenset((408, 425, 429))
 NOT_HELD_S: Final = 2.0  # how long a page that must not be held is passed on without a question
 NOT_HELD_KEPT: Final = 10_000
 TRIES: Final = 2  # fetches that one caller waits for; with single flight also those of a thousand
@@ -231,7 +233,7 @@ class Pages:
 
     def _landed(self, target: bytes, page: Page | None, found: Fetched | Response) -> Outcome:
         if isinstance(found, Response):
-            if found.status >= 500:
+            if found.status >= 500 or found.status in NOT_NOW:
                 return Failed(found)
             self._hold_not(target)
             return found

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logger(__name__)
 
+OVERDUE_S: Final = 1.0  # what comes at the deadline itself is there by then, on a busy machine too
 READERS_KEPT: Final = 256  # one is in use at a time, and one for each request half read
 JOINED_BODY_BYTES: Final = 16_384  # a longer body is not copied behind its head
 NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
@@ -157,6 +158,8 @@ class AccessProtocol(asyncio.Protocol):
             self._flow.resume_writing()
         if self._current is not None or not self._deaf:  # else the limit on its end goes on
             self.due = math.inf
+            if self._current is not None:
+                self._expect_answer(self._current)
             if not self._deaf and self._reader is not None and self._reader.reading:
                 self._expect_within(self.edge.limits.head_s)
         if self._current is None:
@@ -191,9 +194,12 @@ class AccessProtocol(asyncio.Protocol):
         self._fed()
 
     def _is_full(self) -> bool:
-        queue = self._queue
-        return self._write_paused or (
-            queue is not None and len(queue) >= self.edge.limits.waiting_requests
+        queue, limits = self._queue, self.edge.limits
+        if self._write_paused or not queue:
+            return self._write_paused
+        return (
+            len(queue) >= limits.waiting_requests
+            or sum(len(each.body) for each in queue) >= limits.waiting_bytes
         )
 
     def _feed_rest(self) -> None:
@@ -234,10 +240,9 @@ class AccessProtocol(asyncio.Protocol):
             if self._refusal is None:
                 self._give_back(reader)
         elif not reader.reading:
-            if self._current is None:
+            if self._current is None and not self._write_paused:
                 if reader.completed:
-                    if self.due == math.inf:  # refused in the parser's own callback
-                        self._rest()
+                    self._rest()
                 else:
                     # Empty lines before a request that does not come do not hold a connection.
                     left_s = self.due - time.monotonic()
@@ -297,9 +302,7 @@ class AccessProtocol(asyncio.Protocol):
                     self.transport.write(page)
                     if edge.log.share:
                         edge.log_held(reader, page, self.address)
-                    if keep_alive:
-                        self._rest()
-                    else:
+                    if not keep_alive:
                         self._close_soon()
                     return
             self._begin(self._passage(reader, keep_alive=keep_alive))
@@ -314,8 +317,14 @@ class AccessProtocol(asyncio.Protocol):
     def _begin(self, passage: Passage) -> None:
         self._current = passage
         if not self._write_paused:
-            self.due = math.inf  # its deadline is its own
+            self._expect_answer(passage)
         self.edge.serve(passage, self)
+
+    def _expect_answer(self, passage: Passage) -> None:
+        """By its own deadline; the limit here is for a bug that would leave a client waiting."""
+        self.due = passage.deadline.at + OVERDUE_S
+        if self.slot == NO_SLOT:
+            self.edge.wheel.watch(self)
 
     # Answers
 
@@ -402,18 +411,20 @@ class AccessProtocol(asyncio.Protocol):
         if self._going_on:
             return  # called by what the loop below has begun
         self._going_on = True
-        while not (self._current or self._write_paused or self.transport.is_closing()):
-            if self._queue:
-                self._next(self._queue.popleft())
-            elif self._refusal is not None:
-                self._answer_refusal(self._refusal)
-                break
-            elif self._unfed is not None:
-                self._feed_rest()
-            else:
-                self._wait_for_more()
-                break
-        self._going_on = False
+        try:
+            while not (self._current or self._write_paused or self.transport.is_closing()):
+                if self._queue:
+                    self._next(self._queue.popleft())
+                elif self._refusal is not None:
+                    self._answer_refusal(self._refusal)
+                    break
+                elif self._unfed is not None:
+                    self._feed_rest()
+                else:
+                    self._wait_for_more()
+                    break
+        finally:
+            self._going_on = False
 
     def _wait_for_more(self) -> None:
         reader = self._reader
@@ -508,7 +519,11 @@ class AccessProtocol(asyncio.Protocol):
     def on_due(self) -> None:
         """The time for what was expected is over."""
         self.due = math.inf
-        if self._write_paused or self._deaf or self.transport.is_closing():
+        current = self._current
+        if current is not None and current.deadline.left_s() <= 0:
+            log.error("bug", reason="a request was not answered", target=str(current.target))
+            self.transport.abort()
+        elif self._write_paused or self._deaf or self.transport.is_closing():
             self.transport.abort()
         elif self._reader is not None and self._reader.reading:
             self._refuse_rest(RequestTimeout("Nothing was done; send it again."))

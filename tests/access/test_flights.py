@@ -210,6 +210,16 @@ async def test_a_refusal_that_is_no_failure_is_told() -> None:
             await asked
 
 
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
+async def test_a_business_that_can_not_now_does_not_cost_the_page_that_is_held(status: int) -> None:
+    async with shop() as front:
+        await front.filled(answer(PUBLIC + ", stale-if-error=60", age=15))
+        asked = asyncio.create_task(front.get())
+        (await front.business.nth(1)).answer(answer(None, status=status, body=b"not now"))
+        await asked
+        assert front.at_once() is not None
+
+
 async def test_who_could_have_an_old_page_does_not_wait_for_a_business_that_hangs() -> None:
     async with shop() as front:
         await front.filled(answer(PUBLIC + ", stale-if-error=60", age=15))

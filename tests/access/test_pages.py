@@ -85,7 +85,6 @@ ROWS = [
     Row("302", "passed", status=302),
     Row("400", "passed", status=400),
     Row("403", "passed", status=403),
-    Row("429", "passed", status=429),
     Row("404 without permission", "passed", "no-store", status=404),
     # Freshness: RFC 9111 4.2, malformed values 4.2.1, too large ones 1.2.2.
     Row("Age below the lifetime", "hit", age_s=3),
