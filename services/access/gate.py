@@ -144,7 +144,6 @@ class Gate:
             raise self._refusal("yielded")
         until = self._until(now, deadline)
         if until is None:
-            self._overload(now)
             self._press(now, PRESSED_S)
             raise self._refusal("full")
         self.waited_total += 1
@@ -155,6 +154,8 @@ class Gate:
         now = self._clock()
         if outcome != "ignored":
             self._learn(now, latency_s, dropped=outcome == "dropped")
+        elif self.limiter is not None:
+            self.limiter.left(now, latency_s)
         self.in_flight -= 1
         if self._line:
             self._let_in(now)
@@ -176,6 +177,8 @@ class Gate:
             expected_s = self._served_in_s(len(self._line) + 1)
             if expected_s > wait_s * PRESSING:
                 self._press(now, PACE_S)
+            if expected_s > self._patience_s():
+                self._overload(now)
             if expected_s > wait_s:
                 return None
             wait_s *= LENIENCE

@@ -22,14 +22,19 @@ TOLERANCE: Final = 1.25
 SLACK_S: Final = 0.005
 LARGEST_CUT: Final = 0.5  # in one window, as in Gradient2
 FIRST_LIMIT: Final = 8.0  # fewer keep clients waiting before anything is known
-DEPTH: Final = 4.0  # how much less a probe lets in, and the most that is cut before one
-# A limit cut to this part within this time asks for a probe: cutting does not seem to help.
-HALVED: Final = 0.5
-HALVED_WITHIN_S: Final = 2.0
-# The moments of probes. A probe takes about a tenth of a second, so under a lasting overload the
-# regular ones cost 0.3 % of what is done.
-MARK_S: Final = 0.5
-REGULAR_S: Final = 30.0
+LEAST_CUT_TO: Final = 2.0  # by latency; with fewer a probe could cut nothing
+DEPTH: Final = 4.0  # the most that is cut before a probe has told that there is a queue
+# A probe lets in this part of what makes no queue, if what there is is one: then latency is at
+# the baseline for a moment, and a quarter of a second of work is lost at the most.
+PROBED: Final = 0.75
+FEWER: Final = 0.75  # of what was in flight: with more in a probe, nothing was tried
+# The moments of probes while latency is above the baseline by as much as it is in any overload:
+# so all processes hold back together, where one alone would learn nothing.
+MARK_S: Final = 4.0
+NEAR: Final = 1.1
+QUICK_MARK_S: Final = 0.5  # while it is far above: then every process sees it
+FAR: Final = 2.0
+REGULAR_S: Final = 30.0  # while somebody has to wait: the baseline itself may be wrong
 GROWTH: Final = 0.5  # of the square root of the limit, a window in which it was too small
 BASE_SAMPLES: Final = 200  # a baseline is the mean of so many: 10 % exact where half are 20x slower
 EVENING: Final = 0.25  # added to what is cut
@@ -38,8 +43,11 @@ CLEARLY: Final = 0.1  # a probe that lowers the baseline by this part is followe
 RELAXATION: Final = 0.02  # of the way to what is measured with little in flight, a window
 DROPS_ALLOWED: Final = 0.02  # share of a window; above it they are a sign, not an accident
 MEMORY: Final = 0.1  # of the newest window in the spread of latencies
-# Until what began before is over: at the start, and at the most after the limit has changed.
+# At the start, until the slow ones are among those that come back. Later for those that began
+# under another limit, unless that many latencies are more; for one in eight of them only that.
 SETTLE_S: Final = 1.0
+STRAGGLING: Final = 4.0
+STRAGGLERS: Final = 8
 USED_S: Final = 1.0  # a limit was in use when half of it was in flight within this time
 
 
@@ -59,10 +67,10 @@ class Limiter:
         self._base_count = 0  # from so many answers
         self._variance = 0.0  # of the logarithms of latencies
         self._cut_from = 0.0  # the limit when cutting began; 0.0: not cutting
-        self._cut_since = 0.0
         # In flight, latency and baseline before it.
         self._probing: tuple[float, float, float] | None = None
         self._probe_at = math.inf
+        self._again_at = math.inf  # a probe that has to come, whatever is measured before it
         self._used_until = -math.inf
         self._mean = 0.0  # of the logarithms, in the last window
         self._measured_at = 0.0  # with so many in flight
@@ -70,7 +78,7 @@ class Limiter:
         self._opened_at = 0.0
         self._count = self._dropped = self._missed = self._peak = 0
         self._sum = self._squares = 0.0
-        self._longest_s = self._settling_s = 0.0  # of this window, and of the last ones
+        self._others = self._few = 0  # that began under another limit and are not over
 
     @property
     def limit(self) -> int:
@@ -88,13 +96,9 @@ class Limiter:
     def sample(self, now: float, latency_s: float, in_flight: int, *, dropped: bool) -> bool:
         """Count one that is over, in_flight with itself; True when the limit may have changed."""
         if now >= self._probe_at:
-            self._probe(now)
+            self._probe(now, in_flight)
             return True
-        if math.isnan(self._began_at):
-            self._began_at = now + SETTLE_S
-        if in_flight > self.estimate:  # there are still more than are let in now
-            self._began_at = self._settled_at(now)
-        if now < self._began_at:
+        if not self._is_settled(now, now - latency_s):
             return False
         self._peak = max(self._peak, in_flight)
         if dropped:
@@ -104,13 +108,16 @@ class Limiter:
             self._count += 1
             self._sum += logarithm
             self._squares += logarithm * logarithm
-            self._longest_s = max(self._longest_s, latency_s)
         if now - self._began_at < WINDOW_S or self._count + self._dropped < WINDOW_SAMPLES:
             return False
-        self._decide(now)
+        self._decide(now, in_flight)
         return True
 
-    def _decide(self, now: float) -> None:
+    def left(self, now: float, latency_s: float) -> None:
+        """One is over of which nothing can be learned."""
+        self._is_settled(now, now - latency_s)
+
+    def _decide(self, now: float, in_flight: int) -> None:
         before = self.limit
         if self._peak * 2 >= self.estimate:
             self._used_until = now + USED_S
@@ -123,22 +130,32 @@ class Limiter:
         elif self._count:
             self._follow(now)
         self.estimate = min(max(self.estimate, 1.0), float(self.ceiling))
-        self._next_window(now, changed=self.limit != before)
+        self._next_window(now, in_flight if self.limit != before else 0)
 
-    def _next_window(self, now: float, *, changed: bool) -> None:
-        self._settling_s, self._longest_s = max(self._settling_s / 2, self._longest_s), 0.0
-        self._began_at = self._settled_at(now) if changed else now
-        self._opened_at = now
+    def _next_window(self, now: float, others: int) -> None:
+        """others: how many began under another limit, with the one that is over now."""
+        self._others = others - 1
+        self._few = others // STRAGGLERS
+        self._opened_at = self._began_at = now
         self._count = self._dropped = self._missed = self._peak = 0
         self._sum = self._squares = 0.0
 
-    def _settled_at(self, now: float) -> float:
-        """When all that began until now is over: it began under another limit.
+    def _is_settled(self, now: float, began_at: float) -> bool:
+        """Whether what began under another limit is over, and as much time again.
 
-        It is left out by time and not one by one: to count only what began later would count the
-        quick ones first.
+        Then the slow ones of those that began later come back at their rate, too: to leave out
+        one by one what began before, and no more, would count the quick ones first.
         """
-        return now + min(self._settling_s, SETTLE_S)
+        if math.isnan(self._began_at):
+            self._began_at = now + SETTLE_S
+        if self._others > 0:
+            self._others -= began_at < self._opened_at
+            waited_s = now - self._opened_at
+            enough_s = 0.0 if self._others <= self._few else SETTLE_S
+            if self._others <= 0 or waited_s > max(enough_s, STRAGGLING * self.latency_s):
+                self._others, self._began_at = 0, now + waited_s
+            return False
+        return now >= self._began_at
 
     def _follow(self, now: float) -> None:
         self._mean = mean = self._sum / self._count
@@ -151,7 +168,7 @@ class Limiter:
             self._learn(now, self._probing, still=queue > 0)
         elif self._peak * 2 < self.estimate:  # too little in flight for a queue of our making
             self._settle()
-            self._probe_at = math.inf
+            self._probe_at = self._again_at = math.inf
             self._base += RELAXATION * (mean - self._base)
         elif queue > 0:
             self._slower(now, queue)
@@ -194,18 +211,21 @@ class Limiter:
         self._base, self._base_count = base, self._count
 
     def _grow(self, now: float, mean: float) -> None:
+        self._probe_at = self._again_at
         if not self._missed:
             return
-        self._probe_at = min(self._probe_at, self._mark(now, REGULAR_S))
+        near = mean - self._base > math.log(NEAR)
+        self._probe_at = min(self._again_at, self._mark(now, MARK_S if near else REGULAR_S))
         room = 1 - max(0.0, mean - self._base) / (self._threshold() - self._base)
         self.estimate += GROWTH * math.sqrt(self.estimate) * max(0.0, room)
 
     def _slower(self, now: float, queue: float) -> None:
-        if not self._cut_from or now - self._cut_since > HALVED_WITHIN_S:
-            self._cut_from, self._cut_since = min(self.estimate, float(self._peak)), now
-        self._shrink(max(math.exp(-queue), self._cut_from / DEPTH / self.estimate))
-        if self.estimate <= max(1.0, self._cut_from * HALVED):
-            self._probe_at = min(self._probe_at, self._mark(now, MARK_S))
+        if not self._cut_from:
+            self._cut_from = min(self.estimate, float(self._peak))
+        least = max(self._cut_from / DEPTH, LEAST_CUT_TO)
+        self._shrink(max(math.exp(-queue), least / self.estimate))
+        far = self._mean - self._base > math.log(FAR)
+        self._probe_at = self._mark(now, QUICK_MARK_S if far else MARK_S)
         # Between those who share business: what is added alike and cut in proportion becomes even.
         self.estimate += EVENING
 
@@ -224,27 +244,29 @@ class Limiter:
         shared = now + self._epoch_s
         return now + every_s - shared % every_s
 
-    def _probe(self, now: float) -> None:
+    def _probe(self, now: float, in_flight: int) -> None:
         self.probes_total += 1
-        self._probe_at = math.inf
+        self._probe_at = self._again_at = math.inf
         self._probing = (self._measured_at, self._mean, self._base)
-        self.estimate = max(1.0, self.estimate / DEPTH)
-        self._next_window(now, changed=True)
+        without_queue = self._measured_at * math.exp(self._base - self._mean)
+        few = without_queue * PROBED
+        self.estimate = max(1.0, min(self.estimate, few))
+        self._next_window(now, in_flight)
 
     def _learn(self, now: float, before: tuple[float, float, float], *, still: bool) -> None:
         """A probe is over; still: latency is above the baseline with hardly any in flight."""
         in_flight, mean, base = before
-        count = self._count
+        count, fewer = self._count, self._peak <= in_flight * FEWER
         rate = count / (now - self._began_at) + self._missed / (now - self._opened_at)
         self._settle()
-        if not still:  # it was a queue: as many as make none
-            self.estimate = in_flight * math.exp(min(0.0, self._threshold() - mean))
-            if self._base < base - CLEARLY:  # perhaps a quarter was still too many to see it all
-                self._probe_at = self._mark(now, MARK_S)
+        if not (still and fewer):  # it was a queue, or nothing was tried: as many as make none
+            without_queue = in_flight * math.exp(min(0.0, self._threshold() - mean))
+            self.estimate = max(LEAST_CUT_TO, without_queue)
+            if self._base < base - CLEARLY:  # perhaps there still were too many to see it all
+                self._again_at = self._mark(now, QUICK_MARK_S)
             return
         self._base, self._base_count = self._mean, count
         # Now as many as come in a second, times the seconds each takes (Little's law), and the
-        # square root of that for chance; but not what made a queue before.
+        # square root of that for chance; but no more than a few times as many as there were.
         needed = rate * math.exp(self._mean)
-        without_queue = in_flight * math.exp(min(0.0, self._threshold() - mean))
-        self.estimate = max(without_queue, needed + math.sqrt(needed))
+        self.estimate = min(needed + math.sqrt(needed), DEPTH * max(in_flight, self._peak))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 
@@ -105,14 +106,16 @@ def test_who_would_wait_too_long_is_refused_at_once() -> None:
 
 def test_who_could_not_be_answered_in_time_is_refused_and_not_let_in_late() -> None:
     async def trial() -> Load:
-        load = Load(gate_of(size=2), latency_s=0.1)
+        load = Load(gate_of(size=8), latency_s=0.1)
         for _ in range(5):
-            await load.at_once(2)
-        await asyncio.gather(load.one(20), load.one(21), load.one(22, within_s=0.05))
+            await load.at_once(8)
+        busy = (load.one(number) for number in range(20, 28))
+        await asyncio.gather(*busy, load.one(30, within_s=0.105), load.one(31, within_s=1.0))
         return load
 
     load = run(trial())
-    assert load.refusals_s == {22: 0.0}
+    assert load.refusals_s == {30: 0.0}
+    assert 31 in load.waits_s
 
 
 def test_in_an_overload_the_newest_goes_first_and_refusals_are_quick() -> None:
@@ -141,25 +144,48 @@ def test_an_overload_ends_by_itself_when_less_comes() -> None:
     assert load.since(since, load.refusals_s) == []
 
 
-def test_clients_who_ask_again_at_once_are_all_served_in_time() -> None:
+def test_in_an_overload_who_came_last_is_let_in_first() -> None:
+    async def trial() -> list[int]:
+        load = Load(gate_of(size=8))
+        overload = asyncio.create_task(load.open(4000, 1))
+        await asyncio.sleep(0.999)
+        assert load.gate.overloaded
+        let_in = len(load.order)
+        await overload
+        return load.order[let_in - 200 : let_in]
+
+    order = run(trial())
+    overtaken = sum(later < earlier for earlier, later in itertools.pairwise(order))
+    assert overtaken > 20
+
+
+def test_clients_who_ask_again_at_once_are_not_refused_for_ever() -> None:
     async def client(load: Load, first: int) -> None:
-        for number in range(first, first + 50):
+        for number in itertools.count(first):
             await load.one(number)
+            if number in load.refusals_s:
+                await asyncio.sleep(0.001)
 
-    async def trial(clients: int) -> Load:
-        load = Load(gate_of(size=8, clients=clients), latency_s=0.002)
-        await load.at_once(8)
-        load.latency_s = 0.2  # a moment in which all of them wait too long
-        await load.at_once(clients)
-        load.latency_s = 0.002
-        await load.open(100, 2)
-        load.refusals_s.clear()
-        await asyncio.gather(*(client(load, 1000 * number) for number in range(clients)))
-        return load
+    async def trial() -> tuple[Load, float]:
+        clients = 60
+        load = Load(gate_of(size=4, clients=clients), latency_s=0.005)
+        await load.at_once(2)
+        asking = [asyncio.create_task(client(load, 1000 * each)) for each in range(clients)]
+        await asyncio.sleep(0.5)
+        load.latency_s = 0.3  # a moment in which all of them wait too long
+        await asyncio.sleep(0.7)
+        assert load.gate.overloaded
+        load.latency_s = 0.005
+        await asyncio.sleep(2)
+        since = now()
+        await asyncio.sleep(0.5)
+        for task in asking:
+            task.cancel()
+        return load, since
 
-    load = run(trial(clients=200))
+    load, since = run(trial())
     assert not load.gate.overloaded
-    assert load.refusals_s == {}
+    assert load.since(since, load.refusals_s) == []
 
 
 def test_who_leaves_the_line_takes_no_place() -> None:
@@ -174,6 +200,7 @@ def test_who_leaves_the_line_takes_no_place() -> None:
         tasks[1].cancel()  # in the turn in which it was let in
         await asyncio.wait(tasks)
         assert [task.cancelled() for task in tasks] == [True, True, False]
+        tasks[2].result()  # it was let in
         return gate
 
     gate = run(trial())

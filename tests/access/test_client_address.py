@@ -93,6 +93,8 @@ def test_x_forwarded_for_is_read_from_right_to_left(values: list[str], client: s
         (['for=1.2.3.4, for="'], "10.0.0.1"),
         (["for=[2001:db8::1]"], "10.0.0.1"),  # brackets have to be quoted
         (["for = 1.2.3.4"], "10.0.0.1"),
+        (["junk for=1.2.3.4"], "10.0.0.1"),
+        (["for=_a for=1.2.3.4"], "10.0.0.1"),
     ],
 )
 def test_forwarded_is_read_as_rfc_7239_has_it(values: list[str], client: str) -> None:

@@ -65,8 +65,9 @@ def test_a_full_server_is_given_little_more_than_it_works_on_at_once() -> None:
     model.load(200, 3)
     unloaded_ms = p99_ms(process.latencies_since(1))
     overloaded_at = model.load(4000, 10) + 2
-    assert min(process.limits_since(overloaded_at)) >= 7
-    assert max(process.limits_since(overloaded_at)) <= 14
+    limits = sorted(process.limits_since(overloaded_at))
+    assert limits[len(limits) // 10] >= 7  # less only while it probes
+    assert limits[-1] <= 14
     latencies = process.latencies_since(overloaded_at)
     assert p99_ms(latencies) <= 2 * unloaded_ms
     assert len(latencies) >= 0.9 * 8 * (8 / 0.021)
@@ -80,24 +81,35 @@ def test_a_process_that_starts_in_an_overload_finds_out_what_latency_is_without_
     assert max(process.limits_since(began_at + 32)) <= 8
 
 
-def test_processes_that_share_business_share_it_evenly() -> None:
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_processes_that_share_business_share_it_evenly(seed: int) -> None:
     business = Business(jittered(0.020), servers=8)
     processes = [Process(Limiter(16)) for _ in range(4)]
-    model = Model(business, processes)
+    model = Model(business, processes, seed=seed)
     model.load(200, 3)
-    settled_at = model.load(4000, 30) + 10
+    settled_at = model.load(4000, 25) + 5
     limits = [process.limits_since(settled_at) for process in processes]
-    assert sum(sum(each) / len(each) for each in limits) <= 16
+    assert sum(sum(each) / len(each) for each in limits) <= 14
     done = [len(process.latencies_since(settled_at)) for process in processes]
-    assert min(done) >= 0.25 * max(done)
+    assert min(done) >= 0.3 * max(done)
     assert sum(done) >= 0.9 * 20 * (8 / 0.021)
+
+
+def test_answers_that_take_seconds_are_not_mistaken_for_what_they_are_without_a_queue() -> None:
+    model, process = one_process(Business(jittered(2.0), servers=8))
+    model.load(2, 60)
+    overloaded_at = model.load(40, 120) + 30
+    limits = sorted(process.limits_since(overloaded_at))
+    assert limits[len(limits) // 2] <= 14
+    assert process.limiter.baseline_s < 2.3
+    assert len(process.latencies_since(overloaded_at)) >= 0.8 * 90 * (8 / 2.1)
 
 
 @pytest.mark.parametrize("slow_share", [0.05, 0.2, 0.5, 0.8])
 def test_latency_of_two_kinds_is_no_queue(slow_share: float) -> None:
     model, process = one_process(Business(of_two_kinds(slow_share)))
     mean_s = 0.06 * slow_share + 0.002 * (1 - slow_share)
-    settled_at = model.load(0.7 * 64 / mean_s, 15) + 3
+    settled_at = model.load(0.7 * 64 / mean_s, 15) + 5
     limits = process.limits_since(settled_at)
     assert sum(limits) / len(limits) >= 0.9 * 64
     offered = len(limits)
@@ -118,11 +130,11 @@ def test_less_capacity_is_noticed_and_so_is_its_return() -> None:
     model.load(1000, 6)
     model.business.resize(6, model.now)
     poor_at = model.load(1000, 8) + 2
-    poor = process.limits_since(poor_at)
+    poor = sorted(process.limits_since(poor_at))
     model.business.resize(32, model.now)
     rich_at = model.load(1000, 8) + 5
-    assert min(poor) >= 5
-    assert max(poor) <= 12
+    assert poor[len(poor) // 10] >= 5
+    assert poor[-1] <= 12
     assert process.refused_since(rich_at) <= 0.01 * 3000
 
 
@@ -149,12 +161,12 @@ def test_nothing_is_learned_while_less_than_half_of_the_limit_is_used() -> None:
 
 def test_the_limit_grows_only_when_somebody_found_it_reached() -> None:
     limiter = Limiter(64)
-    for number in range(1000):
-        limiter.sample(number * 0.001, 0.005, 16, dropped=False)
+    for number in range(2000):
+        limiter.sample(number * 0.001, 0.016, 16, dropped=False)
     assert limiter.limit == 16
-    for number in range(1000, 2000):
+    for number in range(2000, 4000):
         limiter.missed()
-        limiter.sample(number * 0.001, 0.005, 16, dropped=False)
+        limiter.sample(number * 0.001, 0.016, 16, dropped=False)
     assert limiter.limit > 20
 
 
