@@ -170,7 +170,7 @@ def test_clients_who_ask_again_at_once_are_not_refused_for_ever() -> None:
         clients = 60
         load = Load(gate_of(size=4, clients=clients), latency_s=0.005)
         await load.at_once(2)
-        asking = [asyncio.create_task(client(load, 1000 * each)) for each in range(clients)]
+        asking = [asyncio.create_task(client(load, 1_000_000 * each)) for each in range(clients)]
         await asyncio.sleep(0.5)
         load.latency_s = 0.3  # a moment in which all of them wait too long
         await asyncio.sleep(0.7)
