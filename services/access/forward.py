@@ -28,10 +28,10 @@ from services.deadline import Deadline
 from services.exchange import Repeatable
 from services.keepalive import (
     AnswerTimedOut,
-    ConnectFailed,
     ExchangeError,
     Headers,
     NotSent,
+    PoolTimedOut,
     Response,
     SendTimedOut,
     UnsafeRequest,
@@ -365,8 +365,10 @@ def outcome_of(answer: Response) -> Outcome:
 
 
 def outcome_of_failure(error: ExchangeError) -> Outcome:
-    """The same of a request without an answer. That nobody listens says nothing about load."""
-    return "ignored" if isinstance(error, ConnectFailed | UnsafeRequest) else "dropped"
+    """The same of a request without an answer: a server that is late has too much to do, one that
+    is gone or breaks off says nothing about it."""
+    late = isinstance(error, AnswerTimedOut | SendTimedOut | PoolTimedOut)
+    return "dropped" if late else "ignored"
 
 
 def problem_of(error: ExchangeError, advice: str = "") -> Problem:

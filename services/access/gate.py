@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,10 +31,11 @@ PRESSING: Final = 0.25  # of the longest wait: to expect more than this presses 
 LATENCY_WEIGHT: Final = 0.05
 RETRY_SPREAD_S: Final = 3  # over which those who are refused are told to come again
 PACE_S: Final = 0.1  # between two steps of what follows
-# While business drops most of what it gets, all but a few are refused here.
+# While business drops most of what it gets, one is let in after each pause to see whether it still
+# does, and everybody else is refused: 20 a second do not hurt it, and tell within half a second.
 MOSTLY: Final = 0.5
-LARGEST_REFUSED_SHARE: Final = 0.98
-SMALLEST_REFUSED_SHARE: Final = 0.05
+FIRST_PAUSE_S: Final = 0.005
+LONGEST_PAUSE_S: Final = 0.05
 # While a class above waits. An eighth keeps pages alive, and its cost is small.
 YIELD_FACTOR: Final = 0.7
 YIELD_FLOOR: Final = 0.125
@@ -81,7 +81,7 @@ class Gate:
         self.limiter = Limiter(size, epoch_s=epoch_s) if terms.adaptive else None
         self.overloaded = False
         self.share = 1.0  # of the limit, while classes above wait
-        self.refused_share = 0.0  # while business drops what it gets
+        self.pause_s = 0.0  # between two that are let in, while business drops what it gets
         self.pressed_until = 0.0
         self._size = size
         self._clock = clock
@@ -89,6 +89,7 @@ class Gate:
         self._line = Line(clock, self._give_up)
         self._latency_s = 0.0  # until the first are back nobody is refused for how long it takes
         self._answers = 0
+        self._tried_at = 0.0
         self._refused_lately = 0.0
         self._seen = (0, 0)
         self._paced_at = clock()
@@ -131,8 +132,10 @@ class Gate:
         """
         now = self._clock()
         self._pace(now)
-        if self.refused_share and random.random() < self.refused_share:  # noqa: S311 - no secret
-            raise self._refusal("failing")
+        if self.pause_s:
+            if now < self._tried_at + self.pause_s:
+                raise self._refusal("failing")
+            self._tried_at = now
         if self.in_flight < self.limit and not self._line:
             self.in_flight += 1
             self.entered_total += 1
@@ -277,20 +280,18 @@ class Gate:
         if limiter is None:
             return
         if limiter.sample(now, latency_s, self.in_flight, dropped=dropped):
-            self._probe(limiter.dropped_share)
+            self._pause(limiter.dropped_share)
             self._set_limit()
         self._pace(now)
 
-    def _probe(self, dropped_share: float) -> None:
-        """While business drops most of it, the greater part is refused here and the rest probes."""
+    def _pause(self, dropped_share: float) -> None:
         if dropped_share > MOSTLY:
-            share = min(LARGEST_REFUSED_SHARE, (1 + self.refused_share) / 2)
-        else:
-            share = self.refused_share / 4
-        self.refused_share = share if share >= SMALLEST_REFUSED_SHARE else 0.0
+            self.pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, self.pause_s * 2))
+        elif self.pause_s:
+            self.pause_s = self.pause_s / 4 if self.pause_s > FIRST_PAUSE_S * 4 else 0.0
 
     def _set_limit(self) -> None:
         whole = self._size if self.limiter is None else self.limiter.limit
         least = 1 if self.terms.patience_s else 0
         self.limit = max(least, int(whole * self.share))
-        self._open = 0 if self.refused_share else self.limit
+        self._open = 0 if self.pause_s else self.limit

@@ -340,6 +340,23 @@ def test_while_business_drops_everything_little_is_passed_on_and_it_comes_back()
     assert failing > 0
 
 
+def test_a_shop_with_few_clients_finds_business_well_again_in_a_second() -> None:
+    async def trial() -> tuple[int, int]:
+        load = Load(gate_of(size=16), latency_s=0.01)
+        await load.open(800, 2)
+        load.outcome, load.latency_s = "dropped", 0.001
+        await load.open(800, 1)
+        failing = load.gate.shed["failing"]
+        load.outcome, load.latency_s = "ok", 0.01
+        await asyncio.sleep(1.2)
+        await load.open(2, 3)
+        return failing, load.gate.shed["failing"] - failing
+
+    failing, since = run(trial())
+    assert failing > 0
+    assert since <= 1  # the first one finds out that it is long ago
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(
@@ -365,6 +382,7 @@ def test_every_place_that_was_taken_is_given_back(steps: list[tuple[str, int]], 
             await asyncio.sleep(number / 1000 if step == "wait" else 0)
             assert 0 <= gate.in_flight <= max(3, gate.limit)
         await asyncio.wait_for(_all_done(inside), 100)
+        await asyncio.sleep(10)  # who has left the line is taken out of it when its time is over
         assert gate.in_flight == sum(_has_entered(task) for task in inside)
         assert gate.waiting == 0
 
