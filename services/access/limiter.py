@@ -27,7 +27,6 @@ DEPTH: Final = 4.0  # the most that is cut before a probe has told that there is
 # A probe lets in this part of what makes no queue, if what there is is one: then latency is at
 # the baseline for a moment, and a quarter of a second of work is lost at the most.
 PROBED: Final = 0.75
-FEWER: Final = 0.75  # of what was in flight: with more in a probe, nothing was tried
 # The moments of probes while latency is above the baseline by as much as it is in any overload:
 # so all processes hold back together, where one alone would learn nothing.
 MARK_S: Final = 4.0
@@ -39,7 +38,6 @@ GROWTH: Final = 0.5  # of the square root of the limit, a window in which it was
 BASE_SAMPLES: Final = 200  # a baseline is the mean of so many: 10 % exact where half are 20x slower
 EVENING: Final = 0.25  # added to what is cut
 SPREADS: Final = 2.0  # standard errors by which two means have to differ to be different
-CLEARLY: Final = 0.1  # a probe that lowers the baseline by this part is followed by another
 RELAXATION: Final = 0.02  # of the way to what is measured with little in flight, a window
 DROPS_ALLOWED: Final = 0.02  # share of a window; above it they are a sign, not an accident
 MEMORY: Final = 0.1  # of the newest window in the spread of latencies
@@ -67,10 +65,8 @@ class Limiter:
         self._base_count = 0  # from so many answers
         self._variance = 0.0  # of the logarithms of latencies
         self._cut_from = 0.0  # the limit when cutting began; 0.0: not cutting
-        # In flight, latency and baseline before it.
-        self._probing: tuple[float, float, float] | None = None
+        self._probing: tuple[float, float] | None = None  # in flight and latency before it
         self._probe_at = math.inf
-        self._again_at = math.inf  # a probe that has to come, whatever is measured before it
         self._used_until = -math.inf
         self._mean = 0.0  # of the logarithms, in the last window
         self._measured_at = 0.0  # with so many in flight
@@ -168,7 +164,7 @@ class Limiter:
             self._learn(now, self._probing, still=queue > 0)
         elif self._peak * 2 < self.estimate:  # too little in flight for a queue of our making
             self._settle()
-            self._probe_at = self._again_at = math.inf
+            self._probe_at = math.inf
             self._base += RELAXATION * (mean - self._base)
         elif queue > 0:
             self._slower(now, queue)
@@ -211,11 +207,11 @@ class Limiter:
         self._base, self._base_count = base, self._count
 
     def _grow(self, now: float, mean: float) -> None:
-        self._probe_at = self._again_at
+        self._probe_at = math.inf
         if not self._missed:
             return
         near = mean - self._base > math.log(NEAR)
-        self._probe_at = min(self._again_at, self._mark(now, MARK_S if near else REGULAR_S))
+        self._probe_at = self._mark(now, MARK_S if near else REGULAR_S)
         room = 1 - max(0.0, mean - self._base) / (self._threshold() - self._base)
         self.estimate += GROWTH * math.sqrt(self.estimate) * max(0.0, room)
 
@@ -246,24 +242,22 @@ class Limiter:
 
     def _probe(self, now: float, in_flight: int) -> None:
         self.probes_total += 1
-        self._probe_at = self._again_at = math.inf
-        self._probing = (self._measured_at, self._mean, self._base)
+        self._probe_at = math.inf
+        self._probing = (self._measured_at, self._mean)
         without_queue = self._measured_at * math.exp(self._base - self._mean)
         few = without_queue * PROBED
         self.estimate = max(1.0, min(self.estimate, few))
         self._next_window(now, in_flight)
 
-    def _learn(self, now: float, before: tuple[float, float, float], *, still: bool) -> None:
-        """A probe is over; still: latency is above the baseline with hardly any in flight."""
-        in_flight, mean, base = before
-        count, fewer = self._count, self._peak <= in_flight * FEWER
+    def _learn(self, now: float, before: tuple[float, float], *, still: bool) -> None:
+        """A probe is over; still: latency is above the baseline with fewer in flight, too."""
+        in_flight, mean = before
+        count = self._count
         rate = count / (now - self._began_at) + self._missed / (now - self._opened_at)
         self._settle()
-        if not (still and fewer):  # it was a queue, or nothing was tried: as many as make none
+        if not still:  # it was a queue: as many as make none
             without_queue = in_flight * math.exp(min(0.0, self._threshold() - mean))
             self.estimate = max(LEAST_CUT_TO, without_queue)
-            if self._base < base - CLEARLY:  # perhaps there still were too many to see it all
-                self._again_at = self._mark(now, QUICK_MARK_S)
             return
         self._base, self._base_count = self._mean, count
         # Now as many as come in a second, times the seconds each takes (Little's law), and the
