@@ -2,8 +2,8 @@
 
 The gradient of Netflix's concurrency-limits (Gradient2) with another baseline. There the long
 latency is an average, which a lasting overload pulls up until the limit is at its ceiling. Here it
-is the lowest that was seen, and only a probe raises it: for a moment the limit is a quarter, and
-latency that stays does not come from the number of requests. All processes probe at the same
+is the lowest that was seen, and only a probe raises it: for a moment so few are let in that there
+would be no queue, and latency that stays is how business is now. All processes probe at the same
 moments, since one that holds back alone learns nothing.
 docs/decisions/0010-admission.md has the argument and the measurements.
 """
@@ -24,8 +24,8 @@ LARGEST_CUT: Final = 0.5  # in one window, as in Gradient2
 FIRST_LIMIT: Final = 8.0  # fewer keep clients waiting before anything is known
 LEAST_CUT_TO: Final = 2.0  # by latency; with fewer a probe could cut nothing
 DEPTH: Final = 4.0  # the most that is cut before a probe has told that there is a queue
-# A probe lets in this part of what makes no queue, if what there is is one: then latency is at
-# the baseline for a moment, and a quarter of a second of work is lost at the most.
+# A probe lets in this part of what would make no queue, if there is one: latency is at the baseline
+# then, for a moment in which a quarter of the work is lost.
 PROBED: Final = 0.75
 # The moments of probes while latency is above the baseline by as much as it is in any overload:
 # so all processes hold back together, where one alone would learn nothing.
@@ -245,8 +245,7 @@ class Limiter:
         self._probe_at = math.inf
         self._probing = (self._measured_at, self._mean)
         without_queue = self._measured_at * math.exp(self._base - self._mean)
-        few = without_queue * PROBED
-        self.estimate = max(1.0, min(self.estimate, few))
+        self.estimate = max(1.0, min(self.estimate, without_queue * PROBED))
         self._next_window(now, in_flight)
 
     def _learn(self, now: float, before: tuple[float, float], *, still: bool) -> None:
