@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.access import strict
-from tests.access.cases import Case
+from tests.access.answers import read_head
+from tests.access.cases import Case, lines
 from tests.access.corpus import CORPUS, EACH, NOT_YET, REFUSED
 from tests.access.corpus_served import SERVED
 from tests.access.one_case import AFTER, BEFORE, behind, converse, judge
@@ -42,6 +43,25 @@ def test_the_strict_reading_agrees_with_the_corpus() -> None:
 def test_a_case_alone_and_behind_a_good_request(lab: OneLoop, case: Case) -> None:
     judge(case, converse(lab, case, [case.data + AFTER]))
     judge(case, behind(converse(lab, case, [BEFORE + case.data + AFTER], before=1)))
+
+
+# While its head is read nobody looks whose it is.
+@pytest.mark.xfail
+@pytest.mark.parametrize(
+    "data",
+    [lines(b"HEAD /here HTTP/1.1", b"Host: a/b"), lines(b"HEAD /here HTTP/1.1", b"Host: a", b"X"),
+     lines(b"HEAD /" + b"a" * 9000 + b" HTTP/1.1", b"Host: a"),
+     lines(b"HEAD /here HTTP/1.1", b"Host: a", b"X: " + b"y" * 40_000),
+     lines(b"HEAD /here HTTP/1.1", b"Host: a", b"Content-Length: 100000000")],
+    ids=["400", "400 by the parser", "414", "431", "413"],
+)  # fmt: skip
+def test_the_refusal_of_a_head_has_no_body(lab: OneLoop, data: bytes) -> None:
+    """RFC 9110 9.3.2: whoever reads on would take it for the next answer."""
+    received = lab.talk([data])
+    read = read_head(received)
+    assert read is not None
+    assert read[0] >= 400
+    assert read[2] == b""
 
 
 def test_what_is_malformed_is_never_answered_from_memory(lab: OneLoop) -> None:
