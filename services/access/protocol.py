@@ -316,8 +316,9 @@ class AccessProtocol(asyncio.Protocol):
 
     def _begin(self, passage: Passage) -> None:
         self._current = passage
-        if not self._write_paused:
-            self._expect_answer(passage)
+        reader = self._reader
+        if not (self._write_paused or (reader is not None and reader.reading)):
+            self._expect_answer(passage)  # else the limit on that goes on
         self.edge.serve(passage, self)
 
     def _expect_answer(self, passage: Passage) -> None:
@@ -492,7 +493,7 @@ class AccessProtocol(asyncio.Protocol):
             (b"content-length", b"%d" % len(body)),
         ]
         head = answer_head(problem.status, headers, keep_alive=False)
-        to_head = reader is not None and reader.head_done and reader.method == b"HEAD"
+        to_head = reader is not None and reader.is_head()
         self.edge.counts.refuse(problem.status)
         self.transport.write(head if to_head else head + body)
         self._drop_reader()

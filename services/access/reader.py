@@ -127,6 +127,8 @@ class Reader:
             self._drop_trailer(name, value)
             return
         name = name.lower()
+        if value and value[-1] in (32, 9):  # the parser leaves what RFC 9112 5.1 takes off
+            value = value.rstrip(b" \t")
         headers.append((name, value))
         if name in WATCHED:
             self._watch(name, value)
@@ -211,6 +213,10 @@ class Reader:
             self.usable = False  # the parser takes nothing more: it is not for the next connection
         if self.owner is not None:
             self.owner.request_read()
+
+    def is_head(self) -> bool:
+        """Whether what is being read, or was refused while it was, is a HEAD."""
+        return self.reading and bool(self.url) and bool(self.parser.get_method() == b"HEAD")
 
     def keeps_alive(self) -> bool:
         """Whether another request may follow this one, as far as the client is concerned."""

@@ -45,8 +45,6 @@ def test_a_case_alone_and_behind_a_good_request(lab: OneLoop, case: Case) -> Non
     judge(case, behind(converse(lab, case, [BEFORE + case.data + AFTER], before=1)))
 
 
-# While its head is read nobody looks whose it is.
-@pytest.mark.xfail
 @pytest.mark.parametrize(
     "data",
     [lines(b"HEAD /here HTTP/1.1", b"Host: a/b"), lines(b"HEAD /here HTTP/1.1", b"Host: a", b"X"),

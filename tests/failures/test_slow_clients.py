@@ -122,8 +122,6 @@ def test_whoever_is_slow_to_ask_is_told_so_and_cut(lab: OneLoop) -> None:
     assert lab.passed_on() == []
 
 
-# The limit is forgotten when the second request has its turn.
-@pytest.mark.xfail
 def test_a_third_request_that_stays_half_is_cut_too(lab: OneLoop) -> None:
     async def both() -> tuple[tuple[float, bytes], tuple[float, bytes]]:
         asked = request("/here") * 2
