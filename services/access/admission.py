@@ -8,26 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
 
-from services.access.gate import LINE_LIMIT, Gate, Outcome, Terms
+from services.access.gate import LINE_LIMIT, Gate, Outcome
 from services.access.line import Caller
 from services.access.routes import Route
+from services.access.terms import TERMS
 from services.deadline import Deadline
 
 Kind = Route
 
 # A hundred clients who each wait for their answer are no overload: with eight orders at once that
 # take 50 ms each, the last of them is let in after 0.6 s.
-TERMS: Final = {
-    "payment": Terms(0, 1.0, adaptive=False),  # a slow provider is not overload
-    "login": Terms(1, 1.0),
-    "checkout": Terms(1, 1.0),
-    "page": Terms(2, 0.5),
-    "other": Terms(2, 0.5),
-    "operator": Terms(2, 0.5),
-    "beacon": Terms(3, 0.0),
-}
 
 
 class Admission:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from services.access.limiter import Limiter
 from services.access.line import Caller, Line
+from services.access.terms import Terms
 from services.deadline import Deadline
 from services.problems import Overloaded
 
 Outcome = Literal["ok", "dropped", "ignored"]
 
 PATIENCE_LATENCIES: Final = 2  # where answers take long, nobody could wait for less
+# A line that has not been empty for so long is no burst. To wait in it only makes everybody late,
+# so from then on nobody waits longer than half of what an answer takes.
+STANDING_S: Final = 0.5
 DEADLINE_SHARE: Final = 0.2  # of the time that is left, at most, goes into waiting here
 # In an overload: half of what an answer takes, within these bounds. Refusals are out in 10 ms.
 SHORTEST_WAIT_S: Final = 0.005  # what CoDel lets a queue stand
@@ -23,7 +26,7 @@ OVERLOADED_WAIT_S: Final = 0.008
 # It is over when fewer than these are refused: about 5 % are at a load of 0.8, 12 % at 1 and half
 # of all at 2, with eight let in at once, half as many waiting and random arrivals.
 CALM_BELOW: Final = 0.1
-BEARABLE: Final = 0.5  # of the longest wait, for all clients in one line: see _weigh
+BEARABLE: Final = 0.5  # of the longest wait, for all clients in one line
 NEWEST_WEIGHT: Final = 0.3  # of the last tenth of a second in that share
 LINE_LIMIT: Final = 1024  # a bound on memory, not on waits
 LENIENCE: Final = 1.25  # whose turn comes a little later than was expected is let in all the same
@@ -41,15 +44,6 @@ YIELD_FACTOR: Final = 0.7
 YIELD_FLOOR: Final = 0.125
 YIELD_BACK: Final = 0.1
 PRESSED_S: Final = 1.0  # after a refusal the classes below give way for so long
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How a class is treated. Lower levels yield to higher ones; 0 is the highest."""
-
-    level: int
-    patience_s: float  # longest wait while there is no overload; 0.0: none, and none at all below
-    adaptive: bool = True
 
 
 class Gate:
@@ -176,7 +170,8 @@ class Gate:
             wait_s = min(wait_s, self._short_wait_s())
         else:
             room = LINE_LIMIT
-            wait_s = min(wait_s, self._patience_s())
+            stands = self._line.stood_s(now) > STANDING_S and not self._is_bearable()
+            wait_s = min(wait_s, self._latency_s / 2 if stands else self._patience_s())
             expected_s = self._served_in_s(len(self._line) + 1)
             if expected_s > wait_s * PRESSING:
                 self._press(now, PACE_S)
@@ -229,11 +224,16 @@ class Gate:
         share = refused / (refused + entered) if refused else 0.0
         weight = 1 - (1 - NEWEST_WEIGHT) ** steps
         self._refused_lately += weight * (share - self._refused_lately)
-        # Clients who ask again as soon as they are refused could keep it up for ever. Where even
-        # all of them in one line would not wait long, nobody needs to be refused.
-        bearable = self._served_in_s(self._clients()) <= self._patience_s() * BEARABLE
-        if bearable or self._refused_lately < CALM_BELOW:
+        if self._is_bearable() or self._refused_lately < CALM_BELOW:
             self.overloaded = self._line.newest_first = False
+
+    def _is_bearable(self) -> bool:
+        """Whether even all clients in one line would not wait long: nobody need be refused then.
+
+        Clients who ask again as soon as they are answered make a line that never ends, and those
+        who do so when they are refused could keep an overload up for ever.
+        """
+        return self._served_in_s(self._clients()) <= self._patience_s() * BEARABLE
 
     def _short_line(self) -> int:
         """As many as can be let in within the short wait."""

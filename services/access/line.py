@@ -38,12 +38,19 @@ class Line:
         self._clock = clock
         self._give_up = give_up
         self._waiters: deque[_Waiter] = deque()  # the oldest is on the left
+        self._standing_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._waiters)
 
+    def stood_s(self, now: float) -> float:
+        """For how long it has not been empty."""
+        return now - self._standing_since if self._waiters else 0.0
+
     def add(self, caller: Caller, now: float, until: float) -> None:
+        if not self._waiters:
+            self._standing_since = now
         self._waiters.append(_Waiter(caller, now, until))
         if self._timer is None:
             self._set_timer(now)

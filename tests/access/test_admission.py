@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.access.admission import TERMS, Admission
+from services.access.admission import Admission
 from services.access.gate import Gate, Outcome
 from services.access.routes import Route
+from services.access.terms import TERMS
 from services.deadline import Deadline
 from services.problems import Overloaded
 from tests.access.virtual_time import run
@@ -142,6 +143,18 @@ def test_an_overload_ends_by_itself_when_less_comes() -> None:
     load, since = run(trial())
     assert not load.gate.overloaded
     assert load.since(since, load.refusals_s) == []
+
+
+def test_a_line_that_does_not_end_makes_nobody_late() -> None:
+    async def trial() -> tuple[Load, float]:
+        load = Load(gate_of(size=8))
+        began_at = await load.open(440, 5)  # a tenth more than can be done
+        return load, began_at + 2
+
+    load, since = run(trial())
+    assert of(load.since(since, load.waits_s), 0.5) <= 0.5 * load.latency_s
+    assert of(load.since(since, load.waits_s), 0.99) <= 3 * load.latency_s
+    assert len(load.since(since, load.waits_s)) >= 0.9 * 3 * (8 / 0.02)
 
 
 def test_in_an_overload_who_came_last_is_let_in_first() -> None:
