@@ -170,12 +170,13 @@ class Gate:
             wait_s = min(wait_s, self._short_wait_s())
         else:
             room = LINE_LIMIT
-            stands = self._line.stood_s(now) > STANDING_S and not self._is_bearable()
-            wait_s = min(wait_s, self._latency_s / 2 if stands else self._patience_s())
+            patience_s = self._patience_s()
+            stands = self._line.stood_s(now) > STANDING_S and self._all_served_in_s() > patience_s
+            wait_s = min(wait_s, self._latency_s / 2 if stands else patience_s)
             expected_s = self._served_in_s(len(self._line) + 1)
             if expected_s > wait_s * PRESSING:
                 self._press(now, PACE_S)
-            if expected_s > self._patience_s():
+            if expected_s > patience_s:
                 self._overload(now)
             if expected_s > wait_s:
                 return None
@@ -224,16 +225,18 @@ class Gate:
         share = refused / (refused + entered) if refused else 0.0
         weight = 1 - (1 - NEWEST_WEIGHT) ** steps
         self._refused_lately += weight * (share - self._refused_lately)
-        if self._is_bearable() or self._refused_lately < CALM_BELOW:
+        bearable = self._all_served_in_s() <= self._patience_s() * BEARABLE
+        if bearable or self._refused_lately < CALM_BELOW:
             self.overloaded = self._line.newest_first = False
 
-    def _is_bearable(self) -> bool:
-        """Whether even all clients in one line would not wait long: nobody need be refused then.
+    def _all_served_in_s(self) -> float:
+        """How long the last would wait if all clients stood in one line.
 
         Clients who ask again as soon as they are answered make a line that never ends, and those
-        who do so when they are refused could keep an overload up for ever.
+        who do so when they are refused could keep an overload up for ever. Where all of them can
+        be served in time, nobody need be refused.
         """
-        return self._served_in_s(self._clients()) <= self._patience_s() * BEARABLE
+        return self._served_in_s(self._clients())
 
     def _short_line(self) -> int:
         """As many as can be let in within the short wait."""

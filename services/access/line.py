@@ -12,7 +12,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+MOMENT_S: Final = 0.02  # empty for no longer than this, a line has not ended
 
 
 class Caller(Protocol):
@@ -38,18 +40,18 @@ class Line:
         self._clock = clock
         self._give_up = give_up
         self._waiters: deque[_Waiter] = deque()  # the oldest is on the left
-        self._standing_since = 0.0
+        self._standing_since = self._emptied_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._waiters)
 
     def stood_s(self, now: float) -> float:
-        """For how long it has not been empty."""
+        """For how long it has not been empty, but for moments."""
         return now - self._standing_since if self._waiters else 0.0
 
     def add(self, caller: Caller, now: float, until: float) -> None:
-        if not self._waiters:
+        if not self._waiters and now - self._emptied_at > MOMENT_S:
             self._standing_since = now
         self._waiters.append(_Waiter(caller, now, until))
         if self._timer is None:
@@ -59,12 +61,14 @@ class Line:
         """Take out whose turn it is; None: nobody waits any more."""
         while self._waiters:
             waiter = self._waiters.pop() if self.newest_first else self._waiters.popleft()
+            self._emptied_at = now  # if it was the last
             if waiter.until >= now and not waiter.caller.done():
                 return waiter.caller
             self._drop(waiter)
         return None
 
     def displace_oldest(self) -> None:
+        self._emptied_at = self._clock()
         self._drop(self._waiters.popleft())
 
     def shorten(self, now: float, *, room: int, wait_s: float) -> None:
