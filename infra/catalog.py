@@ -163,7 +163,8 @@ def _enter(variant: str, quantity: int, kind: Kind, reason: str, data_dir: Path 
 
 async def _enter_stock(variant: str, quantity: int, kind: Kind, reason: str) -> Entry:
     from services.business.stock_keeping import enter_stock
-    from services.data.db import Pool, Primary
+    from services.data.pool import Pool
+    from services.data.sources import Primary
     from services.telemetry import configure_logging
 
     settings = load(DatabaseSettings)

@@ -14,7 +14,6 @@ from services.business.documents import Part, product_document
 from services.business.requests import read_position, read_slug
 from services.business.schemas import StockDocument, VariantStock
 from services.business.shop import Shop
-from services.data.db import Reader
 from services.data.pages import Page, page, product_tag
 from services.data.products import (
     ListItem,
@@ -26,6 +25,7 @@ from services.data.products import (
     select_rating,
     select_related,
 )
+from services.data.sources import Reader
 from services.data.stock import StockRow, select_stock
 from services.problems import NotFound
 from services.telemetry import logger

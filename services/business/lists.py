@@ -24,10 +24,10 @@ from services.business.schemas import (
     ProductListDocument,
 )
 from services.business.shop import Shop
-from services.data.db import Reader
 from services.data.pages import PRODUCTS_TAG, Page, category_tag, page
 from services.data.products import category_exists, select_categories
 from services.data.search import After, Filters, Hit, Match, Sort, SortValue, select_hits
+from services.data.sources import Reader
 from services.problems import FieldError, InvalidRequest, NotFound
 
 LIST_CACHE_CONTROL: Final = (

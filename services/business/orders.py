@@ -23,10 +23,10 @@ from services.business.requests import (
 from services.business.schemas import OrderLineRequest, OrderRequest
 from services.business.shop import Shop
 from services.data import customers, idempotency, orders, payments
-from services.data.db import Reader, Transaction
 from services.data.idempotency import Key, KeyRow
 from services.data.orders import OrderKey, OrderLine
 from services.data.outbox import insert_event
+from services.data.sources import Reader, Transaction
 from services.data.stock import Quantity, hold_stock
 from services.problems import (
     CurrencyMismatch,

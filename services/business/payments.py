@@ -31,12 +31,12 @@ from services.business.requests import read_customer, read_id, read_idempotency_
 from services.business.schemas import PaymentRequest
 from services.business.shop import Shop
 from services.data import idempotency, ledger, orders, payments
-from services.data.db import Transaction
 from services.data.idempotency import Key, KeyRow
 from services.data.ledger import PROVIDER_CLEARING, SALES, Transfer
 from services.data.orders import OrderKey
 from services.data.outbox import insert_event
 from services.data.payments import Payment, State
+from services.data.sources import Transaction
 from services.data.stock import sell_stock
 from services.deadline import Deadline, current_deadline, deadline_or
 from services.problems import (

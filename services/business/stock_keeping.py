@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from services.data.db import Primary
+from services.data.sources import Primary
 from services.data.stock_journal import Kind, Moved, Named, NotEnough, move_stock, select_named
 
 QUANTITY_MAX: Final = 1_000_000_000  # of one entry; far below what the columns hold

@@ -18,7 +18,8 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 import msgspec
 from redis.asyncio import Redis
 
-from services.data.db import Database, Reader, Reads
+from services.data.db import Database, Reads
+from services.data.sources import Reader
 from services.data.tags import POSITION_KEY
 from services.deadline import Deadline, current_deadline, deadline_or
 from services.tags import TagSubscriber

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from services.data.db import Reader, Transaction
+from services.data.sources import Reader, Transaction
 
 GUEST_TOKEN_LIFETIME: Final = timedelta(days=90)  # how long a guest can come back to an order
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-from services.data.db import Transaction
+from services.data.sources import Transaction
 
 Operation = Literal["place_order", "pay_order"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from services.data.db import Transaction
+from services.data.sources import Transaction
 
 PROVIDER_CLEARING: Final = "provider_clearing"
 SALES: Final = "sales"

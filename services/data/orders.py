@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from services.data.db import Reader, Transaction
+from services.data.sources import Reader, Transaction
 from services.data.stock import Quantity
 
 

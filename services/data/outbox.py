@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 from redis.asyncio import Redis
 
-from services.data.db import Primary, Transaction
+from services.data.sources import Primary, Transaction
 from services.data.tags import WAKE_CHANNEL
 from services.valkey import LOST
 

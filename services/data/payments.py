@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.data.db import Reader, Transaction
+from services.data.sources import Reader, Transaction
 from services.problems import OrderNotPayable
 
 State = Literal["INIT", "PENDING", "SUCCESS", "FAILED", "ERRORED", "UNKNOWN"]

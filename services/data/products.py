@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.data.db import Reader
+from services.data.sources import Reader
 
 
 class Image(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
-from services.data.db import Primary
+from services.data.sources import Primary
 
 VIOLATIONS_SHOWN: Final = 20
 FEW: Final = " limit $1"  # a rule may be broken by every row of a large table

@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
-from services.data.db import PlannedAnew, Reader
+from services.data.link import PlannedAnew
 from services.data.products import ListItem
+from services.data.sources import Reader
 
 Sort = Literal["relevance", "popular", "price", "-price", "newest"]
 Match = Literal["words", "similar"]

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
-from services.data.db import Database, Replica, Source
+from services.data.db import Database
+from services.data.sources import Replica, Source
 from services.problems import Problem
 from services.telemetry import logger
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from services.data.db import Reader, Transaction
+from services.data.sources import Reader, Transaction
 
 
 class StockRow(NamedTuple):

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services.data.db import Reader, Transaction
+from services.data.sources import Reader, Transaction
 
 Kind = Literal["receive", "adjust"]
 

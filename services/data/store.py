@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from services import valkey as valkey_connection
-from services.data.db import Database, Pool, Primary, Reader, Replica
+from services.data.db import Database
+from services.data.pool import Pool
+from services.data.sources import Primary, Reader, Replica
 from services.data.standbys import Watch
 from services.settings import DatabaseSettings
 from services.tags import TagSubscriber

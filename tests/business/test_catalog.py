@@ -14,8 +14,9 @@ import pytest_asyncio
 from services.business.catalog import OPTIONAL_PART_TIMEOUT_S, gather_product
 from services.business.shop import Shop
 from services.data import products, stock
-from services.data.db import Reader, Record
+from services.data.link import Record
 from services.data.pages import Page
+from services.data.sources import Reader
 from services.problems import Unavailable
 from tests.faults.waiting import until
 from tests.shopping import Books, Customer, Goods, asgi_client

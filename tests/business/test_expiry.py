@@ -12,8 +12,8 @@ from services.business.payments import charge_and_settle, claim, pay, settle
 from services.business.provider import Declined
 from services.business.shop import Shop
 from services.data import orders
-from services.data.db import Transaction
 from services.data.orders import OrderKey
+from services.data.sources import Transaction
 from services.deadline import Deadline
 from services.problems import OrderNotPayable
 from tests.faults.waiting import until

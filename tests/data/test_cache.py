@@ -14,7 +14,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from services.data.cache import ENTRY_BYTES, RELOADS, UNVERIFIED_TTL_S, Cache, Entry
-from services.data.db import Reader
+from services.data.sources import Reader
 from services.data.store import Store
 from services.data.tags import POSITION_KEY
 from services.deadline import Deadline, current_deadline

@@ -14,7 +14,9 @@ import pytest
 import pytest_asyncio
 
 from infra.local.addresses import free_port
-from services.data.db import Database, Pool, Primary, Reads, Replica
+from services.data.db import Database, Reads
+from services.data.pool import Pool
+from services.data.sources import Primary, Replica
 from services.data.standbys import Watch
 from services.data.store import Store, open_store
 from services.deadline import Deadline, current_deadline

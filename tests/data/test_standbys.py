@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from services.data.db import Database, Pool, Primary, Replica
+from services.data.db import Database
+from services.data.pool import Pool
+from services.data.sources import Primary, Replica
 from services.data.standbys import Watch
 
 NOBODY = "postgresql://tercet_read@127.0.0.1:1/tercet"

@@ -32,7 +32,8 @@ from services.data.catalog_load import (
     connected,
     loading,
 )
-from services.data.db import Pool, Primary
+from services.data.pool import Pool
+from services.data.sources import Primary
 from services.data.stock_journal import Kind
 from tests.business.product_files import SAMPLES, cup, google_tsv, mug, no_progress, shopify_csv
 from tests.running_stack import RunningStack, running_stack

@@ -7,7 +7,8 @@ from typing import Final
 import httpx
 import pytest
 
-from services.data.db import Pool, Primary
+from services.data.pool import Pool
+from services.data.sources import Primary
 from services.problems import Unavailable
 from tests.running_stack import RunningStack
 from tests.security.guests import Goods, Guest, client_of, new_key

