@@ -16,6 +16,7 @@ from services.telemetry import request_id_var
 
 # In bytes of WAL: a page with this header is not behind a change that was visible there.
 POSITION_HEADER: Final = "x-internal-position"
+JSON: Final = "application/json"
 
 
 def document(
@@ -30,28 +31,31 @@ def render(value: BaseModel) -> bytes:
 
 
 def json_bytes(body: bytes, status: int, headers: Mapping[str, str]) -> Response:
-    return Response(body, status, media_type="application/json", headers=dict(headers))
+    return Response(body, status, media_type=JSON, headers=dict(headers))
 
 
 def cached_page(request: Request, found: Found[Page], cache_control: str) -> Response:
     """A page with what a shared cache needs to hold, revalidate and purge it; a 304 has it too."""
-    page = found.value
-    headers = {
+    headers = page_headers(found, cache_control)
+    if is_known(request.headers.get("if-none-match"), found.value.etag):
+        return Response(status_code=304, headers=headers)
+    return json_bytes(found.value.body, 200, headers)
+
+
+def page_headers(found: Found[Page], cache_control: str) -> dict[str, str]:
+    return {
         "cache-control": cache_control,
-        "etag": page.etag,
-        "cache-tag": ",".join(page.tags),
+        "etag": found.value.etag,
+        "cache-tag": ",".join(found.value.tags),
         POSITION_HEADER: str(found.position),
     }
-    if _matches(request.headers.get("if-none-match"), page.etag):
-        return Response(status_code=304, headers=headers)
-    return json_bytes(page.body, 200, headers)
 
 
 def problem(error: Problem) -> Response:
     return Response(error.body(request_id_var.get()), error.status, headers=error.headers())
 
 
-def _matches(if_none_match: str | None, etag: str) -> bool:
+def is_known(if_none_match: str | None, etag: str) -> bool:
     """RFC 9110 13.1.2: weak comparison with a list of validators, or a star."""
     if if_none_match is None:
         return False

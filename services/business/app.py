@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.business import answers, openapi, pictures
 from services.business.endpoints import INTERNAL, PUBLIC, Handler
+from services.business.held import HeldPages
 from services.business.shop import Shop, open_shop
 from services.data.store import schema_version
 from services.deadline import DEADLINE_HEADER, Deadline, DeadlineExceeded, current_deadline
@@ -42,13 +43,14 @@ DAY_CACHE: Final = "public, max-age=86400, s-maxage=86400"
 PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'"
 
 
-def create_app(settings: BusinessSettings) -> ASGIApp:
+def create_app(settings: BusinessSettings) -> Gate:
     """Business as an ASGI application; its dependencies are opened by the lifespan."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with open_shop(settings) as shop:
             app.state.shop = shop
+            gate.held = shop.held
             yield
 
     app = Starlette(
@@ -57,13 +59,18 @@ def create_app(settings: BusinessSettings) -> ASGIApp:
         exception_handlers={HTTPException: _http_error},
     )
     app.router.redirect_slashes = False  # /products/ is not a page: one address a thing
-    return Gate(app, settings)
+    gate = Gate(app, settings)
+    return gate
 
 
 class Gate:
-    """Lets in who shows the internal secret, and bounds each request by its deadline."""
+    """Lets in who shows the internal secret, and bounds each request by its deadline.
+
+    held: what the server may answer by itself to whom the gate lets in.
+    """
 
     def __init__(self, app: ASGIApp, settings: BusinessSettings) -> None:
+        self.held = HeldPages()
         self._app = app
         self._limit_s = settings.request_timeout_ms / 1000
         secrets = (settings.internal_secret, settings.internal_secret_previous)
@@ -75,7 +82,7 @@ class Gate:
             return
         headers = dict(scope["headers"])
         request_id_var.set(headers.get(b"x-request-id", b"").decode("latin-1"))
-        if scope["path"] not in OPEN_PATHS and not self._knows(headers.get(b"x-internal-secret")):
+        if scope["path"] not in OPEN_PATHS and not self.lets_in(headers):
             await answers.problem(Forbidden())(scope, receive, send)
             return
         value = headers.get(DEADLINE_HEADER.encode())
@@ -85,8 +92,9 @@ class Gate:
         current_deadline.set(deadline)
         await self._app(scope, receive, send)
 
-    def _knows(self, shown: bytes | None) -> bool:
+    def lets_in(self, headers: Mapping[bytes, bytes]) -> bool:
         """Compares with every secret in constant time, so that no timing tells of it."""
+        shown = headers.get(b"x-internal-secret")
         return shown is not None and any(
             hmac.compare_digest(shown, secret) for secret in self._secrets
         )

@@ -58,8 +58,10 @@ async def show_product(shop: Shop, request: Request) -> Response:
     )
     if found is None:
         raise NotFound(f"There is no product {slug!r}.")
-    cache_control = DEGRADED_CACHE_CONTROL if found.value.degraded else PAGE_CACHE_CONTROL
-    return cached_page(request, found, cache_control)
+    if found.value.degraded:
+        return cached_page(request, found, DEGRADED_CACHE_CONTROL)
+    shop.held.learn(request, shop.pages, slug, PAGE_CACHE_CONTROL)
+    return cached_page(request, found, PAGE_CACHE_CONTROL)
 
 
 async def gather_product(reader: Reader, slug: str) -> Page | None:

@@ -50,6 +50,7 @@ async def show_products(shop: Shop, request: Request) -> Response:
     found = await shop.lists.get(key, load, needed=read_position(request))
     if found is None:
         raise NotFound
+    shop.held.learn(request, shop.lists, key, LIST_CACHE_CONTROL)
     return cached_page(request, found, LIST_CACHE_CONTROL)
 
 
@@ -69,6 +70,7 @@ async def show_categories(shop: Shop, request: Request) -> Response:
     found = await shop.lists.get("categories", load, needed=read_position(request))
     if found is None:
         raise NotFound
+    shop.held.learn(request, shop.lists, "categories", LIST_CACHE_CONTROL)
     return cached_page(request, found, LIST_CACHE_CONTROL)
 
 

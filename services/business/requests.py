@@ -76,10 +76,16 @@ def read_position(request: Request) -> int:
     Only access can say so; if it does so wrongly, an answer from the past would hide that.
     """
     text = request.headers.get(MIN_POSITION_HEADER, "0")
-    if not POSITION_FORM.fullmatch(text):
+    position = position_of(text)
+    if position is None:
         detail = "must be a position in bytes"
         raise InvalidRequest(errors=[{"field": MIN_POSITION_HEADER, "detail": detail}])
-    return int(text)
+    return position
+
+
+def position_of(text: str) -> int | None:
+    """A position in bytes of WAL; None where the text is none."""
+    return int(text) if POSITION_FORM.fullmatch(text) else None
 
 
 def read_slug(request: Request) -> str:

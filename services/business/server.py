@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 import uvicorn
 
 from services import serving
-from services.business.app import create_app
+from services.business.app import Gate, create_app
+from services.business.protocol import BusinessProtocol
 from services.child import Child
 from services.settings import BusinessSettings
 from services.telemetry import configure_logging
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 # Access uses no connection that was idle for 60 s: closing later than that, business never closes
 # one that a request is on its way to.
@@ -21,18 +25,37 @@ BACKLOG: Final = 1024  # connections of access that wait; it has a pool of some 
 def serve(settings: BusinessSettings, child: Child | None = None) -> None:
     """Serve until SIGTERM or SIGINT."""
     configure_logging("business", settings)
-    config = uvicorn.Config(
-        create_app(settings),
+    server = BusinessServer(create_app(settings), settings, child)
+    serving.run(server, workers=settings.business_workers)
+
+
+class BusinessServer(serving.Server):
+    """Answers what is held by its protocol, until it stops: from then on the application does."""
+
+    def __init__(self, gate: Gate, settings: BusinessSettings, child: Child | None = None) -> None:
+        closing = serving.Closing(cast("ASGI3Application", gate))
+        super().__init__(config_of(gate, closing, settings), child, closing)
+        self._gate = gate
+
+    def begin_stop(self, *, last: bool) -> None:
+        self._gate.held.close()  # only Closing tells a connection that an answer is its last
+        super().begin_stop(last=last)
+
+
+def config_of(gate: Gate, app: serving.Closing, settings: BusinessSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
         host=settings.business_host,
         port=settings.business_port,
         loop="uvloop",
-        http="httptools",
+        http=BusinessProtocol.behind(gate),
         ws="none",
+        interface="asgi3",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who the client is, access has said in fields of its own
         timeout_keep_alive=KEEP_ALIVE_S,
         backlog=BACKLOG,
     )
-    serving.serve(config, child, workers=settings.business_workers)

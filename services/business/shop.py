@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from services.business.held import HeldPages
 from services.business.provider import PaymentProvider
 from services.business.providers.sandbox_adapter import open_sandbox
 from services.data.cache import Cache
@@ -37,6 +38,7 @@ class Shop:
     lists: Cache[Page]
     provider: PaymentProvider
     provider_upstream: Upstream
+    held: HeldPages = field(default_factory=HeldPages)
     _handed_over: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property

@@ -129,6 +129,14 @@ class Cache(Generic[T]):
             if entry.position >= needed:
                 return None if entry.value is None else Found(entry.value, entry.position)
 
+    def held(self, key: str, needed: int = 0) -> Found[T] | None:
+        """The value under key, where `get` would give it from process memory."""
+        entry = self._memory.get(key)
+        if entry is None or entry.position < needed or not self._fresh(entry):
+            return None
+        self._memory.move_to_end(key)
+        return None if entry.value is None else Found(entry.value, entry.position)
+
     def purge(self, tags: list[str], position: int) -> None:
         """Drop what carries one of the tags, and remember up to where it is old."""
         for tag in tags:

@@ -1,0 +1,109 @@
+"""Pages in process memory, answered from the bytes of a request's head, without routing it again.
+
+What a target asks for is found out once, by its handler, with all the checks it makes. From then on
+the target stands for a key of a cache, and whatever that cache holds is the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.requests import Request
+
+from services.business.answers import JSON, is_known, page_headers
+from services.business.requests import MIN_POSITION_HEADER, position_of
+from services.data.cache import Cache, Found
+from services.data.pages import Page
+from services.deadline import DEADLINE_HEADER
+
+# A catalog of the size that fits MEMORY_BYTES of the cache; a target takes about 600 bytes.
+TARGETS_MAX: Final = 10_000
+OK: Final = b"HTTP/1.1 200 OK\r\n"
+NOT_MODIFIED: Final = b"HTTP/1.1 304 Not Modified\r\n"
+METHODS: Final = (b"GET", b"HEAD")
+MIN_POSITION: Final = MIN_POSITION_HEADER.encode()
+DEADLINE: Final = DEADLINE_HEADER.encode()
+
+Fields = Mapping[bytes, bytes]
+
+
+class Target:
+    """What is asked for: a key of a cache, and how its pages may be held by others."""
+
+    __slots__ = ("_etag", "_lines", "_position", "cache", "cache_control", "key")
+
+    def __init__(self, cache: Cache[Page], key: str, cache_control: str) -> None:
+        self.cache, self.key, self.cache_control = cache, key, cache_control
+        self._etag, self._position, self._lines = "", 0, b""
+
+    def lines(self, found: Found[Page]) -> bytes:
+        """The header lines that every answer with this page has, rendered once.
+
+        The page itself is not kept here: it goes when its cache lets go of it.
+        """
+        if found.position != self._position or found.value.etag != self._etag:
+            headers = page_headers(found, self.cache_control).items()
+            lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+            self._etag, self._position = found.value.etag, found.position
+            self._lines = lines.encode("latin-1")
+        return self._lines
+
+
+class HeldPages:
+    """The targets that were answered lately, and by what."""
+
+    def __init__(self) -> None:
+        self._targets: dict[bytes, Target] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Answer nothing any more."""
+        self._closed = True
+
+    def learn(self, request: Request, cache: Cache[Page], key: str, cache_control: str) -> None:
+        """This request was good, and its target always asks `cache` for `key`."""
+        path, query = request.scope.get("raw_path"), request.scope["query_string"]
+        if path is None:
+            return
+        target = path + b"?" + query if query else path
+        if target not in self._targets:
+            if len(self._targets) >= TARGETS_MAX:
+                del self._targets[next(iter(self._targets))]  # the oldest
+            self._targets[target] = Target(cache, key, cache_control)
+
+    def answer(self, method: bytes, target: bytes, fields: Fields, first: bytes) -> bytes | None:
+        """The whole answer to a request that the gate has let in; None: it has to be routed.
+
+        first: the header lines of the server itself.
+        """
+        known = self.find(method, target)
+        if known is None:
+            return None
+        found = self.look_up(known, fields)
+        return None if found is None else self.render(method, known, found, fields, first)
+
+    def find(self, method: bytes, target: bytes) -> Target | None:
+        if self._closed or method not in METHODS:
+            return None
+        return self._targets.get(target)
+
+    def look_up(self, known: Target, fields: Fields) -> Found[Page] | None:
+        """The page, if it is held and may be given to this request."""
+        if not fields.get(DEADLINE, b"1").strip(b"0"):
+            return None  # no time is left: the handler says so
+        if MIN_POSITION not in fields:
+            return known.cache.held(known.key)
+        needed = position_of(fields[MIN_POSITION].decode("latin-1"))
+        return None if needed is None else known.cache.held(known.key, needed)
+
+    def render(
+        self, method: bytes, known: Target, found: Found[Page], fields: Fields, first: bytes
+    ) -> bytes:
+        """The bytes that cached_page and the server would send."""
+        lines, page = known.lines(found), found.value
+        if_none_match = fields.get(b"if-none-match")
+        if if_none_match is not None and is_known(if_none_match.decode("latin-1"), page.etag):
+            return b"".join((NOT_MODIFIED, first, lines, b"\r\n"))
+        length = b"content-length: %d\r\ncontent-type: %b\r\n\r\n" % (len(page.body), JSON.encode())
+        return b"".join((OK, first, lines, length, b"" if method == b"HEAD" else page.body))
