@@ -7,7 +7,7 @@ RUN = .venv/bin/python -m
 SHIPPED = services infra migrations loadtests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status doctor prove test check faults load bench-access lock
+.PHONY: help setup up down status doctor prove test check coverage faults load bench-access lock
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -38,11 +38,11 @@ check: setup ## lint, format, types, import rules and security rules
 	@# Its low severities are ruff's S rules, which are on and answered line by line.
 	$(RUN) bandit --quiet --severity-level medium --configfile pyproject.toml --recursive $(SHIPPED)
 
-test: check ## all of that, then every test on the embedded stack, with coverage
-	$(RUN) coverage erase
-	$(RUN) coverage run -m pytest $(ARGS)
-	$(RUN) coverage combine --quiet
-	$(RUN) coverage report
+test: check ## all of that, then every test on the embedded stack
+	@sh tests/run.sh $(ARGS)
+
+coverage: setup ## every test, and which lines they reach (the tests take twice as long)
+	@COVERAGE=1 sh tests/run.sh $(ARGS)
 
 faults: setup ## the long forms of the fault experiments
 	$(RUN) pytest -m faults $(ARGS)

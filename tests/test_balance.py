@@ -45,6 +45,7 @@ async def test_a_request_goes_where_fewer_are_in_flight() -> None:
     async with Upstream(gate) as busy, Upstream() as free, balance_over(busy, free) as (balance, _):
         calls = [asyncio.create_task(get(balance)) for _ in range(2)]
         await until(lambda: len(gate.held) == 1, within_s=5, what="one is held")
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)  # the other one is free
         for _ in range(10):
             await get(balance)
         assert (len(busy.requests), len(free.requests)) == (1, 11)

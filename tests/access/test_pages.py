@@ -420,6 +420,7 @@ async def test_a_page_asked_for_again_stays_while_a_crawl_passes() -> None:
         assert len(front.business.asked) == 501
 
 
+@pytest.mark.alone
 async def test_a_hit_costs_about_a_microsecond() -> None:
     """Not a figure, only a guard: ten times the usual cost is a mistake."""
     async with shop() as front:

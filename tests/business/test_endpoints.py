@@ -66,7 +66,7 @@ async def test_a_page_is_not_behind_the_position_that_access_names(
 ) -> None:
     paths = (f"/products/{slug}", "/products", "/categories")
     before = [int((await business.get(path)).headers[POSITION]) for path in paths]
-    await books.rows("select pg_logical_emit_message(false, 'test', 'something is written')")
+    await books.rows("select pg_logical_emit_message(true, 'test', 'something is written')")
     now = int(await books.value("select (pg_current_wal_lsn() - '0/0')::bigint"))
     assert max(before) < now
     for path in paths:

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Every test, as `make test` runs them: first what can share the machine, in several processes, then
+# what measures times or takes all of it, alone. Arguments go to pytest.
+# TEST_PROCESSES: of the first part (2: a stack with its servers keeps another core busy).
+# COVERAGE=1: also says which lines were reached. Tracing makes Python 2.9 times as slow.
+set -u
+cd "$(dirname "$0")/.."
+python=.venv/bin/python
+none=5 # pytest's exit code where it found no test: one of the parts may be empty, not both
+
+if [ -n "${COVERAGE:-}" ]; then
+    "$python" -m coverage erase
+    set -- --cov --cov-append --cov-report= "$@"
+fi
+"$python" -m pytest --numprocesses "${TEST_PROCESSES:-2}" --dist loadfile \
+    -m "not faults and not alone" "$@"
+together=$?
+[ "$together" -eq 0 ] || [ "$together" -eq "$none" ] || exit "$together"
+"$python" -m pytest -m "alone and not faults" "$@"
+alone=$?
+[ "$alone" -eq 0 ] || [ "$alone" -eq "$none" ] || exit "$alone"
+if [ "$together" -eq "$none" ] && [ "$alone" -eq "$none" ]; then
+    exit "$none"
+fi
+if [ -n "${COVERAGE:-}" ]; then
+    "$python" -m coverage report
+fi
