@@ -46,6 +46,7 @@ def access_launch(upstream: str, valkey_port: int, settings: Mapping[str, str]) 
         "TERCET_BUSINESS_URL": f"http://{upstream}",
         "TERCET_VALKEY_URL": f"redis://{LOOPBACK}:{valkey_port}/0",
         "TERCET_INTERNAL_SECRET": secrets.token_urlsafe(32),
+        "TERCET_COOKIE_SECRET": secrets.token_urlsafe(32),
         "TERCET_LOG_LEVEL": "WARNING",
         **LIMITS,
         **settings,

@@ -174,7 +174,16 @@ class InternalSettings(ProcessSettings):
     )
 
 
-class BusinessSettings(DatabaseSettings, InternalSettings):
+class CookieSettings(ProcessSettings):
+    """What sets and reads cookies needs."""
+
+    cookie_secret: Secret = Field(description="key that signs what cookies carry")
+    cookie_secure: bool = Field(
+        False, description="mark cookies Secure; true wherever access is reached by HTTPS"
+    )
+
+
+class BusinessSettings(DatabaseSettings, InternalSettings, CookieSettings):
     """What `tercet business` needs."""
 
     business_host: str = Field("127.0.0.1", description="address business listens on")
@@ -185,10 +194,6 @@ class BusinessSettings(DatabaseSettings, InternalSettings):
     provider_url: HttpUrl = Field(description="base address of the payment provider")
     provider_secret: Secret = Field(description="bearer credential at the payment provider")
     operator_token: Secret = Field(description="bearer token of operator routes")
-    cookie_secret: Secret = Field(description="key that signs what cookies carry")
-    cookie_secure: bool = Field(
-        False, description="mark cookies Secure; true wherever access is reached by HTTPS"
-    )
     request_timeout_ms: int = Field(
         5000, ge=10, description="deadline of a request that names none, and the longest allowed"
     )
@@ -205,7 +210,7 @@ class WorkerSettings(BusinessSettings):
     """What `tercet worker NAME` needs: the same as business."""
 
 
-class AccessSettings(InternalSettings, ValkeySettings):
+class AccessSettings(InternalSettings, ValkeySettings, CookieSettings):
     """What `tercet access` needs."""
 
     access_host: str = Field("127.0.0.1", description="address access listens on")

@@ -28,7 +28,7 @@ class Reader:
 
 # The groups are those of `user:` in docker-compose.yml; 999 is postgres in its official image.
 READERS: Final[Mapping[str, Reader]] = {
-    "access": Reader(10001, ("internal_secret", "valkey_password")),
+    "access": Reader(10001, ("internal_secret", "cookie_secret", "valkey_password")),
     "business": Reader(
         10002,
         (

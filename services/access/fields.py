@@ -12,6 +12,7 @@ from typing import Final
 
 from services.access.routes import Route
 from services.access.tracing import REQUEST_ID, made_traceparent, valid_traceparent
+from services.consistency import TOKEN_HEADER
 from services.exchange import Headers, Response
 
 # RFC 9110 7.6.1, and the older ones that servers still act on.
@@ -67,6 +68,7 @@ class Way(IntEnum):
     REQUEST_ID = 4
     TRACEPARENT = 5
     TRACESTATE = 6
+    TOKEN = 7  # what the client has seen: verified here
 
 
 SPECIAL: Final = {
@@ -76,6 +78,7 @@ SPECIAL: Final = {
     b"x-request-id": Way.REQUEST_ID,
     b"traceparent": Way.TRACEPARENT,
     b"tracestate": Way.TRACESTATE,
+    TOKEN_HEADER.encode(): Way.TOKEN,
 }
 _ways: dict[bytes, Way] = {}
 _answered: dict[bytes, bool] = {}
@@ -110,11 +113,12 @@ def _decided(name: bytes) -> Way:
 class Sorted:
     """A request's fields, sorted: what goes on, and what access needs to know itself."""
 
-    __slots__ = ("authorizations", "cookies", "passed", "request_id", "traceparent")
+    __slots__ = ("authorizations", "cookies", "passed", "request_id", "tokens", "traceparent")
 
     def __init__(self, headers: Headers, route: Route) -> None:
         self.cookies: list[bytes] = []
         self.authorizations: list[bytes] = []
+        self.tokens: list[bytes] = []
         self.passed = passed = []
         ids: list[bytes] = []
         parents: list[bytes] = []
@@ -139,8 +143,10 @@ class Sorted:
                 ids.append(field[1])
             elif way == Way.TRACEPARENT:
                 parents.append(field[1])
-            else:
+            elif way == Way.TRACESTATE:
                 states.append(field)
+            else:
+                self.tokens.append(field[1])
         if named is not None:
             self.passed = passed = [field for field in passed if field[0] not in named]
         self._name(ids, parents, states)

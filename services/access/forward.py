@@ -16,6 +16,7 @@ import orjson
 from services.access.admission import Admission
 from services.access.allowances import Allowances
 from services.access.client_address import Networks, client_of
+from services.access.consistency import Tokens
 from services.access.fields import Sorted, answer_fields
 from services.access.gate import Outcome
 from services.access.identity import Identities, Unasked, claim_of
@@ -89,6 +90,7 @@ class Forwarder:
         # Identities and readiness: short reads that no other class may hold up.
         self.control = pool(CONTROL_SIZE)
         self.identities = Identities(self._customer_by_digest)
+        self._tokens = Tokens(settings)
         self._live: set[Passage] = set()
 
     def start(self, passage: Passage, route: Route) -> None:
@@ -219,6 +221,8 @@ class Forwarder:
         self._end(passage, outcome_of(answer))
         if client is not None:
             fields = answer_fields(answer, to_head=passage.method == b"HEAD")
+            if passage.route is not Route.PAGE:
+                fields += self._tokens.given(answer, wrote=not passage.is_safe())
             fields += self._limits_of(passage)
             client.answer(passage, answer.status, fields, answer.body)
 
@@ -304,6 +308,7 @@ class Forwarder:
             )
         if customer_id is not None:
             headers.append((b"x-customer-id", customer_id.encode()))
+            headers += self._tokens.shown(fields, customer_id)
         return headers
 
     def _address_of(self, passage: Passage) -> str:

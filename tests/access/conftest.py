@@ -21,6 +21,7 @@ from tests.access.upstream import Upstream, always, answer
 from tests.faults.waiting import until
 
 SECRET = secrets.token_urlsafe(32)
+COOKIE_SECRET = secrets.token_urlsafe(32)
 
 
 @dataclass
@@ -97,6 +98,7 @@ class Client:
 def settings_for(url: str, **changes: object) -> AccessSettings:
     values: dict[str, object] = {
         "internal_secret": SecretStr(SECRET),
+        "cookie_secret": SecretStr(COOKIE_SECRET),
         "business_url": url,
         "access_port": 0,
         "page_pool_size": 4,

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.access.conftest import SECRET, Access, Client, request
+from tests.access.conftest import COOKIE_SECRET, SECRET, Access, Client, request
 from tests.access.upstream import Seen, Upstream, answer
 from tests.failures.access_process import free_port
 from tests.faults.waiting import until
@@ -30,6 +30,7 @@ async def process(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     environment = os.environ | {
         "TERCET_INTERNAL_SECRET": SECRET,
+        "TERCET_COOKIE_SECRET": COOKIE_SECRET,
         "TERCET_BUSINESS_URL": upstream.url,
         "TERCET_ACCESS_PORT": str(port),
         "TERCET_READY_FILE": str(folder / "ready"),

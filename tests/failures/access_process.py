@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.access.conftest import SECRET
+from tests.access.conftest import COOKIE_SECRET, SECRET
 from tests.access.upstream import Upstream
 from tests.faults.waiting import until
 
@@ -34,6 +34,7 @@ async def access(
     (folder / "ready").unlink(missing_ok=True)
     environment = os.environ | {
         "TERCET_INTERNAL_SECRET": SECRET,
+        "TERCET_COOKIE_SECRET": COOKIE_SECRET,
         "TERCET_BUSINESS_URL": upstream.url,
         "TERCET_ACCESS_PORT": str(port),
         "TERCET_PAGE_POOL_SIZE": "64",

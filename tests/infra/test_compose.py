@@ -273,5 +273,5 @@ def test_the_images_are_the_official_ones_and_ours_is_built_once() -> None:
 def test_every_secret_that_is_made_has_a_reader_and_no_reader_has_all() -> None:
     read = {name for reader in READERS.values() for name in reader.names}
     assert read == set(secret_files.NAMES)
-    assert READERS["access"].names == ("internal_secret", "valkey_password")
+    assert READERS["access"].names == ("internal_secret", "cookie_secret", "valkey_password")
     assert all(len(reader.names) < len(secret_files.NAMES) for reader in READERS.values())
