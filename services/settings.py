@@ -191,6 +191,12 @@ class BusinessSettings(DatabaseSettings, InternalSettings, CookieSettings):
     business_workers: int = Field(
         1, ge=1, le=64, description="processes of business on that port; one a core at most"
     )
+    business_internal_host: str = Field(
+        "127.0.0.1", description="address of business' /metrics, for who watches it only"
+    )
+    business_internal_port: int = Field(
+        0, ge=0, le=65535, description="port of business' /metrics, shared by all; 0: none"
+    )
     provider_url: HttpUrl = Field(description="base address of the payment provider")
     provider_secret: Secret = Field(description="bearer credential at the payment provider")
     operator_token: Secret = Field(description="bearer token of operator routes")
@@ -207,7 +213,14 @@ class BusinessSettings(DatabaseSettings, InternalSettings, CookieSettings):
 
 
 class WorkerSettings(BusinessSettings):
-    """What `tercet worker NAME` needs: the same as business."""
+    """What `tercet worker NAME` needs: the same as business, and a port of its own."""
+
+    worker_internal_host: str = Field(
+        "127.0.0.1", description="address of a worker's /metrics, for who watches it only"
+    )
+    worker_internal_port: int = Field(
+        0, ge=0, le=65535, description="port of a worker's /metrics, another for each; 0: none"
+    )
 
 
 class AccessSettings(InternalSettings, ValkeySettings, CookieSettings):

@@ -203,7 +203,7 @@ class Stack:
                 variables=self.environment,
                 host=self.options.host if public else LOOPBACK,
                 port=self.options.port if public else self._port(name),
-                internal_port=self._port(name + INTERNAL) if public else 0,
+                internal_port=0 if name == "provider" else self._port(name + INTERNAL),
                 ready_path=ready_path,
                 tls=public and self.tls,
             )
@@ -217,6 +217,7 @@ class Stack:
                 uses,
                 arguments=("worker", name),
                 variables=self.environment,
+                internal_port=self._port(f"worker-{name}{INTERNAL}"),
                 ready_file=self.folder.run / f"worker-{name}.ready",
             )
         )

@@ -46,12 +46,15 @@ class Tier(Part):
         """The variables that tell the process its own addresses."""
         prefix = f"TERCET_{self.name.upper()}"
         found = {f"{prefix}_HOST": self.host, f"{prefix}_PORT": str(self.port)}
-        if self.internal_port:
-            found |= {
-                f"{prefix}_INTERNAL_HOST": LOOPBACK,
-                f"{prefix}_INTERNAL_PORT": str(self.internal_port),
-            }
-        return found
+        return found | self._tells_on(prefix)
+
+    def _tells_on(self, prefix: str) -> dict[str, str]:
+        if not self.internal_port:
+            return {}
+        return {
+            f"{prefix}_INTERNAL_HOST": LOOPBACK,
+            f"{prefix}_INTERNAL_PORT": str(self.internal_port),
+        }
 
     async def prepare(self) -> None:
         if self.ready_file:
@@ -61,14 +64,16 @@ class Tier(Part):
         return [sys.executable, "-m", "infra.process", *self.arguments]
 
     def environment(self) -> Mapping[str, str]:
-        ready = {"TERCET_READY_FILE": str(self.ready_file)} if self.ready_file else {}
-        return {**self.variables(), **ready}
+        if not self.ready_file:
+            return self.variables()
+        own = {"TERCET_READY_FILE": str(self.ready_file), **self._tells_on("TERCET_WORKER")}
+        return {**self.variables(), **own}
 
     async def check(self) -> str:
         if self.ready_file:
             if not self.ready_file.exists():
                 raise NotReadyError("not ready yet")
-            return ""
+            return self._metrics()
         host = EVERY_ADDRESS.get(self.host, self.host)
         # Once it was ready, only whether it lives counts: /ready is for balancers.
         path = "/live" if self.has_been_ready else self.ready_path
@@ -78,6 +83,9 @@ class Tier(Part):
             raise NotReadyError(f"another program answers on port {self.port}") from None
         if status != 200:
             raise NotReadyError(f"{path} answers {status}")
+        return self._metrics()
+
+    def _metrics(self) -> str:
         return f"metrics at {self.internal_address}" if self.internal_port else ""
 
 

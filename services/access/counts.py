@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import Final
 
 from services.access.routes import Route
+from services.histogram import Histogram
 
-# Upper ends in seconds. A page from business takes 1 to 5 ms, a payment up to its 5 s.
-LATENCY_BOUNDS_S: Final = (
-    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
-)
 LOCAL: Final = "local"  # /live, /ready, OPTIONS *
 UNKNOWN: Final = "none"  # a path that leads nowhere
 CLASSES: Final = (*(route.value for route in Route), LOCAL, UNKNOWN)
@@ -19,12 +15,11 @@ CLASSES: Final = (*(route.value for route in Route), LOCAL, UNKNOWN)
 class Tally:
     """One class of requests: how many by hundreds of the status, and how long business took."""
 
-    __slots__ = ("answered", "late", "slots", "sum_s")
+    __slots__ = ("answered", "late", "took")
 
     def __init__(self) -> None:
         self.answered = [0] * 6  # [4] is the number of answers with 4xx; [0] stays 0
-        self.slots = [0] * (len(LATENCY_BOUNDS_S) + 1)  # the last: longer than every bound
-        self.sum_s = 0.0
+        self.took = Histogram()
         self.late = 0  # requests whose client had left before the answer
 
     def add(self, status: int) -> None:
@@ -34,8 +29,7 @@ class Tally:
     def forwarded(self, status: int, latency_s: float) -> None:
         """An answer to a request that was passed on, its time from its last byte."""
         self.answered[status // 100] += 1
-        self.slots[bisect_left(LATENCY_BOUNDS_S, latency_s)] += 1
-        self.sum_s += latency_s
+        self.took.add(latency_s)
 
 
 class Counts:

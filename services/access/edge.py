@@ -27,6 +27,7 @@ from services.access.tracing import names_of
 from services.problems import InternalError, NotFound, Overloaded, Problem
 from services.settings import AccessSettings
 from services.telemetry import logger, request_id_var
+from services.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from services.access.protocol import AccessProtocol
@@ -51,6 +52,7 @@ class Edge:
         self.wheel = Wheel()
         self.readers: list[Reader] = []
         self.counts = Counts()
+        self.watchdog = Watchdog()
         self.proxies = Networks(
             _listed(settings.trusted_proxies), field=settings.proxy_header.encode()
         )

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
+
+from services import families
+from services.families import Read
 
 if TYPE_CHECKING:
     from services.access.edge import Edge
     from services.access.gate import Gate
     from services.balance import Balance
 
-# The values of a metric by their labels. A histogram is the list of its slots, the sum of its
-# values at the end.
-Number = float | list[float]
-Read = Iterator[tuple[tuple[str, ...], Number]]
-Reading = Callable[["Edge"], Read]
-
-
-def one(read: Callable[[Edge], float]) -> Reading:
-    """A family without labels."""
-
-    def reading(edge: Edge) -> Read:
-        yield (), read(edge)
-
-    return reading
+Reading = families.Reading["Edge"]
 
 
 def requests(edge: Edge) -> Read:
@@ -35,8 +24,8 @@ def requests(edge: Edge) -> Read:
 
 def forward_seconds(edge: Edge) -> Read:
     for name, tally in edge.counts.tallies().items():
-        if sum(tally.slots):
-            yield (name,), [*map(float, tally.slots), tally.sum_s]
+        if tally.took.count:
+            yield (name,), tally.took.numbers()
 
 
 def refusals(edge: Edge) -> Read:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Callable
 from typing import Final, cast
@@ -12,17 +11,18 @@ import uvicorn
 from services import serving
 from services.access.app import Application
 from services.access.edge import Edge
-from services.access.internal import InternalServer
 from services.access.limits import Limits
+from services.access.metrics import report_of
 from services.access.protocol import AccessProtocol
-from services.access.reports import Report
 from services.child import Child
+from services.reports import Report
 from services.settings import AccessSettings
 from services.telemetry import configure_logging
+from services.watchdog import Watchdog
+from services.watched import WatchedServer
 
 # Forward secrecy and authenticated encryption (RFC 9325 4.2); TLS 1.3 has a list of its own.
 TLS_1_2_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-INTERNAL_BACKLOG: Final = 16
 BACKLOG: Final = 4096  # connections the kernel holds for us in a burst; capped by somaxconn
 
 
@@ -32,55 +32,33 @@ def serve(settings: AccessSettings, child: Child | None = None) -> None:
     serving.run(AccessServer(config_of(settings), child), workers=settings.access_workers)
 
 
-class AccessServer(serving.Server):
+class AccessServer(WatchedServer):
     """Ends its connections by their own protocol, and tells those who watch it how it is."""
 
     def __init__(self, config: uvicorn.Config, child: Child | None = None) -> None:
-        super().__init__(config, child)
         self.edge = cast(type[AccessProtocol], config.http).edge
-        self._report = Report(self.edge, child)
-        self._internal = InternalServer(self._report.text)
-        self._internal_listeners: list[socket.socket] = []
-
-    def listen(self) -> list[socket.socket]:
         settings = self.edge.settings
-        if settings.access_internal_port:
-            self._internal_listeners = self.bound(
-                "internal",
-                settings.access_internal_host,
-                settings.access_internal_port,
-                INTERNAL_BACKLOG,
-            )
-        return super().listen()
+        super().__init__(
+            config, child, host=settings.access_internal_host, port=settings.access_internal_port
+        )
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._internal.listen(self._internal_listeners)
-        await super().startup(sockets)
+    def report(self) -> tuple[Report[Edge], Watchdog]:
+        return report_of(self.edge, self.child), self.edge.watchdog
 
     async def on_tick(self, counter: int) -> bool:
         self.edge.look_at_memory()
         return await super().on_tick(counter)
 
-    def on_second(self) -> None:
-        super().on_second()
-        self._report.publish()
-
     def begin_stop(self, *, last: bool) -> None:
         self.edge.closing = True
         self.edge.readiness.stopping = last
-        if not last:
-            self._internal.close()  # another process answers there
+        super().begin_stop(last=last)
         for connection in list(self.server_state.connections):
             connection.shutdown()
 
     def close_idle(self) -> None:
         for connection in list(self.server_state.connections):
             cast(AccessProtocol, connection).close_if_idle()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        self._internal.close()
-        self._report.publish()  # the last word
 
 
 def config_of(settings: AccessSettings, limits: Limits | None = None) -> uvicorn.Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
@@ -13,9 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from services.business import answers, openapi, pictures
+from services.business.counts import OTHER, Counts
 from services.business.endpoints import INTERNAL, PUBLIC, Handler
 from services.business.held import HeldPages
 from services.business.shop import Shop, open_shop
@@ -39,6 +41,7 @@ log = logger(__name__)
 # Reached without the internal secret: they tell an orchestrator how this process is, no more.
 OPEN_PATHS: Final = frozenset(("/live", "/ready"))
 READY_TIMEOUT_S: Final = 0.5
+ROUTE: Final = "tercet.route"  # in the scope: the path of the route that was found
 DAY_CACHE: Final = "public, max-age=86400, s-maxage=86400"
 PAGE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'"
 
@@ -50,7 +53,7 @@ def create_app(settings: BusinessSettings) -> Gate:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with open_shop(settings) as shop:
             app.state.shop = shop
-            gate.held = shop.held
+            gate.held, gate.counts = shop.held, shop.counts
             yield
 
     app = Starlette(
@@ -64,13 +67,14 @@ def create_app(settings: BusinessSettings) -> Gate:
 
 
 class Gate:
-    """Lets in who shows the internal secret, and bounds each request by its deadline.
+    """Lets in who shows the internal secret, bounds each request by its deadline, and counts.
 
     held: what the server may answer by itself to whom the gate lets in.
     """
 
-    def __init__(self, app: ASGIApp, settings: BusinessSettings) -> None:
+    def __init__(self, app: Starlette, settings: BusinessSettings) -> None:
         self.held = HeldPages()
+        self.counts = Counts()
         self._app = app
         self._limit_s = settings.request_timeout_ms / 1000
         secrets = (settings.internal_secret, settings.internal_secret_previous)
@@ -80,6 +84,27 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began_at, status = time.monotonic(), 0
+
+        async def seen(event: Message) -> None:
+            nonlocal status
+            if event["type"] == "http.response.start":
+                status = event["status"]
+            await send(event)
+
+        try:
+            await self._serve(scope, receive, seen)
+        finally:
+            route = scope.get(ROUTE, OTHER)
+            self.counts.answered(route, status, time.monotonic() - began_at)
+
+    @property
+    def shop(self) -> Shop:
+        """What its lifespan has opened."""
+        shop: Shop = self._app.state.shop
+        return shop
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         request_id_var.set(headers.get(b"x-request-id", b"").decode("latin-1"))
         if scope["path"] not in OPEN_PATHS and not self.lets_in(headers):
@@ -106,13 +131,14 @@ def _routes() -> list[Route]:
     for endpoint in (*PUBLIC, *INTERNAL):
         by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint.handler
     return [
-        Route(path, _dispatch(handlers), methods=sorted(handlers))
+        Route(path, _dispatch(path, handlers), methods=sorted(handlers))
         for path, handlers in by_path.items()
     ]
 
 
-def _dispatch(handlers: dict[str, Handler]) -> Callable[[Request], Awaitable[Response]]:
+def _dispatch(path: str, handlers: dict[str, Handler]) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
+        request.scope[ROUTE] = path
         handler = handlers["GET" if request.method == "HEAD" else request.method]
         try:
             return await _within_deadline(handler, request)

@@ -41,4 +41,4 @@ async def run_once(shop: Shop) -> int:
 
 
 async def run(shop: Shop) -> None:
-    await run_rounds(lambda: run_once(shop), full=ROWS)
+    await run_rounds(shop.rounds_of("expiry"), lambda: run_once(shop), full=ROWS)

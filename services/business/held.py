@@ -54,6 +54,7 @@ class HeldPages:
     """The targets that were answered lately, and by what."""
 
     def __init__(self) -> None:
+        self.answered_total = 0
         self._targets: dict[bytes, Target] = {}
         self._closed = False
 
@@ -81,7 +82,10 @@ class HeldPages:
         if known is None:
             return None
         found = self.look_up(known, fields)
-        return None if found is None else self.render(method, known, found, fields, first)
+        if found is None:
+            return None
+        self.answered_total += 1
+        return self.render(method, known, found, fields, first)
 
     def find(self, method: bytes, target: bytes) -> Target | None:
         if self._closed or method not in METHODS:

@@ -77,11 +77,14 @@ async def run(shop: Shop) -> None:
     publisher = TagPublisher(shop.store.valkey, uuid4().hex)
     wake = Wake(shop.settings)
     ready, trimmed_at = False, time.monotonic()
+    rounds = shop.rounds_of("outbox")
     async with wake.listening():
         while True:
+            began_at = time.monotonic()
             try:
                 published = await run_once(shop, publisher)
                 await beat(shop, publisher)
+                rounds.worked(published, began_at)
                 if not ready:
                     ready = True
                     mark_ready()
@@ -91,6 +94,7 @@ async def run(shop: Shop) -> None:
                         trimmed_at -= TRIM_S  # goes on after what is to be told meanwhile
             except (Problem, *outbox.LOST) as error:
                 log.warning("outbox waits", error=repr(error))
+                rounds.errors_total += 1
                 await asyncio.sleep(POLL_S)
                 continue
             if published < ROWS:

@@ -62,7 +62,7 @@ async def check(shop: Shop, payment: Payment, age: timedelta) -> None:
 
 
 async def run(shop: Shop) -> None:
-    await run_rounds(lambda: run_once(shop), full=ROWS)
+    await run_rounds(shop.rounds_of("reconcile"), lambda: run_once(shop), full=ROWS)
 
 
 def _believed(payment: Payment, age: timedelta, outcome: ChargeOutcome) -> ChargeOutcome:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from services.histogram import Histogram
 from services.problems import Problem
 from services.telemetry import logger, mark_ready
 
@@ -14,7 +16,32 @@ log = logger(__name__)
 POLL_S: Final = 0.5
 
 
-async def run_rounds(run_once: Callable[[], Awaitable[int]], *, full: int) -> None:
+class Rounds:
+    """What the rounds of a worker have come to.
+
+    items_total: what they found and worked on. errors_total: rounds, or items of one, that could
+    not be done; they are done later.
+    """
+
+    def __init__(self) -> None:
+        self.items_total = 0
+        self.errors_total = 0
+        self.took = Histogram()  # each round that worked
+        self._worked_at = time.monotonic()
+
+    def worked(self, items: int, began_at: float) -> None:
+        """A round is over that began at began_at, monotonic seconds."""
+        self._worked_at = time.monotonic()
+        self.items_total += items
+        self.took.add(self._worked_at - began_at)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last round that worked, or since the start if none has."""
+        return time.monotonic() - self._worked_at
+
+
+async def run_rounds(rounds: Rounds, run_once: Callable[[], Awaitable[int]], *, full: int) -> None:
     """Call run_once for ever; ready after the first that works.
 
     run_once returns how much it found. A round that found `full` is followed by the next at once:
@@ -22,12 +49,15 @@ async def run_rounds(run_once: Callable[[], Awaitable[int]], *, full: int) -> No
     """
     ready = False
     while True:
+        began_at = time.monotonic()
         try:
             found = await run_once()
         except Problem as error:
             log.warning("worker waits", error=repr(error))
+            rounds.errors_total += 1
             found = 0
         else:
+            rounds.worked(found, began_at)
             if not ready:
                 ready = True
                 mark_ready()

@@ -8,10 +8,15 @@ import uvicorn
 
 from services import serving
 from services.business.app import Gate, create_app
+from services.business.metrics import report_of
 from services.business.protocol import BusinessProtocol
+from services.business.shop import Shop
 from services.child import Child
+from services.reports import Report
 from services.settings import BusinessSettings
 from services.telemetry import configure_logging
+from services.watchdog import Watchdog
+from services.watched import WatchedServer
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -29,13 +34,23 @@ def serve(settings: BusinessSettings, child: Child | None = None) -> None:
     serving.run(server, workers=settings.business_workers)
 
 
-class BusinessServer(serving.Server):
+class BusinessServer(WatchedServer):
     """Answers what is held by its protocol, until it stops: from then on the application does."""
 
     def __init__(self, gate: Gate, settings: BusinessSettings, child: Child | None = None) -> None:
         closing = serving.Closing(cast("ASGI3Application", gate))
-        super().__init__(config_of(gate, closing, settings), child, closing)
+        super().__init__(
+            config_of(gate, closing, settings),
+            child,
+            closing,
+            host=settings.business_internal_host,
+            port=settings.business_internal_port,
+        )
         self._gate = gate
+
+    def report(self) -> tuple[Report[Shop], Watchdog]:
+        shop = self._gate.shop
+        return report_of(shop, self.child), shop.watchdog
 
     def begin_stop(self, *, last: bool) -> None:
         self._gate.held.close()  # only Closing tells a connection that an answer is its last

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from services.business.counts import Counts
 from services.business.held import HeldPages
 from services.business.provider import PaymentProvider
 from services.business.providers.sandbox_adapter import open_sandbox
+from services.business.rounds import Rounds
 from services.data.cache import Cache
 from services.data.db import Database
 from services.data.outbox import wake_relay
@@ -19,6 +21,7 @@ from services.data.store import Store, open_store
 from services.deadline import Deadline
 from services.settings import BusinessSettings
 from services.upstream import Upstream
+from services.watchdog import Watchdog
 
 T = TypeVar("T")
 
@@ -39,6 +42,9 @@ class Shop:
     provider: PaymentProvider
     provider_upstream: Upstream
     held: HeldPages = field(default_factory=HeldPages)
+    counts: Counts = field(default_factory=Counts)
+    rounds: dict[str, Rounds] = field(default_factory=dict)  # of the workers, by their name
+    watchdog: Watchdog = field(default_factory=Watchdog)
     _handed_over: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
@@ -52,12 +58,22 @@ class Shop:
         pools = [source.pool.upstream for source in sources]
         return [*pools, self.store.valkey_upstream, self.provider_upstream]
 
+    def rounds_of(self, worker: str) -> Rounds:
+        """Where a worker counts what it does."""
+        return self.rounds.setdefault(worker, Rounds())
+
     def hand_over(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run what must be finished even when the request it came from is not there any more."""
         task = asyncio.create_task(work)
+        self.counts.handed_over_total += 1
         self._handed_over.add(task)
         task.add_done_callback(self._handed_over.discard)
         return task
+
+    @property
+    def handed_over(self) -> int:
+        """How many of these run."""
+        return len(self._handed_over)
 
     async def finish(self) -> None:
         """Wait for what was handed over: called when the process stops."""

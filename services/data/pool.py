@@ -35,7 +35,8 @@ class Pool:
         self._dsn = dsn
         self._password = password
         self._statement_timeout_ms = statement_timeout_ms
-        self._size = size
+        self.size = size
+        self.busy = 0  # connections that a caller has
         self._idle: list[Link] = []
         self._recovering: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -48,6 +49,10 @@ class Pool:
             # A transaction is left by the Problem that refuses it: no word about the database.
             failures=(*LOST, TimeoutError, asyncpg.PostgresError),
         )
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
 
     @asynccontextmanager
     async def link(self) -> AsyncIterator[Link]:
@@ -71,6 +76,7 @@ class Pool:
     async def _guarded_link(self) -> AsyncIterator[Link]:
         async with self.upstream.guard(deadline_or(self.upstream.timeout_s)):
             link = await self._take()
+            self.busy += 1
             try:
                 yield link
             except asyncio.CancelledError:
@@ -89,6 +95,8 @@ class Pool:
                 raise
             else:
                 self._put(link)
+            finally:
+                self.busy -= 1
 
     async def close(self) -> None:
         self._closed = True
@@ -112,7 +120,7 @@ class Pool:
     def _put(self, link: Link) -> None:
         usable = not (link.connection.is_closed() or link.connection.is_in_transaction())
         # A connection that recovered came back after another had taken its place.
-        if self._closed or not usable or len(self._idle) >= self._size:
+        if self._closed or not usable or len(self._idle) >= self.size:
             link.connection.terminate()
         else:
             self._idle.append(link)

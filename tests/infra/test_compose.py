@@ -38,6 +38,7 @@ KINDS: Final[Mapping[str, type[ProcessSettings]]] = {
     "catalog": MigrateSettings,
     **{f"worker-{name}": WorkerSettings for name in WORKERS},
 }
+WATCHED: Final = ("access", "business", *(f"worker-{name}" for name in WORKERS))
 NO_SETTINGS: Final = {"TERCET_SECRETS_DIR", "TERCET_READY_FILE", "TERCET_PRODUCTS", "TERCET_PORT"}
 
 
@@ -144,7 +145,7 @@ def test_clients_of_access_are_on_a_network_with_nothing_else() -> None:
     assert members["front"] == {"access"}
     assert members["middle"] == {"access", "business"}
     assert members["cache"] == {"access", "valkey"}
-    assert members["watch"] == {"access"}
+    assert members["watch"] == set(WATCHED)
     assert members["payments"] == {"provider", "business", *(f"worker-{name}" for name in WORKERS)}
     assert "access" not in members["data"]
     assert "provider" not in members["data"]
@@ -154,15 +155,17 @@ def test_clients_of_access_are_on_a_network_with_nothing_else() -> None:
         assert bool((options or {}).get("internal")) == (network != "front")
 
 
-def test_metrics_are_told_on_a_network_that_no_client_is_on() -> None:
-    access = SERVICES["access"]
-    host = access["environment"]["TERCET_ACCESS_INTERNAL_HOST"]
+@pytest.mark.parametrize("name", WATCHED)
+def test_metrics_are_told_on_a_network_that_no_client_is_on(name: str) -> None:
+    service = SERVICES[name]
+    prefix = f"TERCET_{name.partition('-')[0].upper()}_INTERNAL"
+    host = service["environment"][f"{prefix}_HOST"]
     named = {
-        network: options["aliases"] for network, options in access["networks"].items() if options
+        network: options["aliases"] for network, options in service["networks"].items() if options
     }
     assert named == {"watch": [host]}
-    port = access["environment"]["TERCET_ACCESS_INTERNAL_PORT"]
-    assert not any(port in published for published in access["ports"])
+    port = service["environment"][f"{prefix}_PORT"]
+    assert not any(port in published for published in service.get("ports", ()))
 
 
 @pytest.mark.parametrize("name", ["access", "business"])

@@ -47,14 +47,23 @@ def test_status_tells_name_pid_address_state_and_memory_of_each_part(stack: Runn
             assert part["address"] or part["name"].startswith("worker-")
 
 
-async def test_the_metrics_of_access_are_where_status_says(stack: RunningStack) -> None:
-    assert (
-        f"metrics at {stack.part('access')['internal_address']}" in tercet(stack, "status").stdout
-    )
-    host, _, port = stack.part("access")["internal_address"].rpartition(":")
+@pytest.mark.parametrize(
+    ("name", "series"),
+    [
+        ("access", b"tercet_access_requests_total"),
+        ("business", b"tercet_business_requests_total"),
+        ("worker-outbox", b'tercet_worker_items_total{name="outbox"}'),
+        ("worker-reconcile", b'tercet_worker_items_total{name="reconcile"}'),
+        ("worker-expiry", b'tercet_worker_items_total{name="expiry"}'),
+    ],
+)
+async def test_metrics_are_where_status_says(stack: RunningStack, name: str, series: bytes) -> None:
+    address = stack.part(name)["internal_address"]
+    assert f"metrics at {address}" in tercet(stack, "status").stdout
+    host, _, port = address.rpartition(":")
     status, text = await get(host, int(port), "/metrics")
     assert (status, host) == (200, "127.0.0.1")
-    assert b"tercet_access_requests_total" in text
+    assert series in text
 
 
 def test_the_whole_stack_at_rest_takes_less_memory_than_promised(stack: RunningStack) -> None:

@@ -1,4 +1,4 @@
-"""Access' port for those who watch it: GET /metrics, and nothing else."""
+"""A process' port for those who watch it: GET /metrics, and nothing else."""
 
 from __future__ import annotations
 

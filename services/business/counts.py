@@ -1,0 +1,39 @@
+"""What became of the requests to business, counted in plain numbers that a scrape reads later."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from services.histogram import Histogram
+
+OTHER: Final = "other"  # the document and its pages, health, pictures, and what leads nowhere
+
+
+class Tally:
+    """One route: how many answers by hundreds of the status, and how long they took."""
+
+    __slots__ = ("answered", "took")
+
+    def __init__(self) -> None:
+        self.answered = [0] * 6  # [4] is the number of answers with 4xx; [0]: left unanswered
+        self.took = Histogram()
+
+
+class Counts:
+    """The tallies of a process."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Tally] = {}
+        self.degraded: dict[str, int] = {}  # parts that a product page was sent without
+        self.handed_over_total = 0  # tasks that were to outlive their request
+
+    def answered(self, route: str, status: int, took_s: float) -> None:
+        """route: the path with its parameters in braces. status 0: its client left first."""
+        tally = self.routes.get(route)
+        if tally is None:
+            tally = self.routes[route] = Tally()
+        tally.answered[status // 100] += 1
+        tally.took.add(took_s)
+
+    def left_out(self, part: str) -> None:
+        self.degraded[part] = self.degraded.get(part, 0) + 1

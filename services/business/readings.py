@@ -1,0 +1,67 @@
+"""Where each number of business and its workers is read when it is asked for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aiobreaker.state import CircuitBreakerState
+
+from services import families
+from services.business.shop import Shop
+from services.families import Read
+
+Reading = families.Reading[Shop]
+
+BREAKER_STATES: Final = {
+    CircuitBreakerState.CLOSED: 0,
+    CircuitBreakerState.HALF_OPEN: 1,
+    CircuitBreakerState.OPEN: 2,
+}
+
+
+def requests(shop: Shop) -> Read:
+    yield ("page", "held"), shop.held.answered_total
+    for route, tally in shop.counts.routes.items():
+        for hundreds in range(2, 6):
+            yield (route, f"{hundreds}xx"), tally.answered[hundreds]
+        yield (route, "left"), tally.answered[0]
+
+
+def request_seconds(shop: Shop) -> Read:
+    for route, tally in shop.counts.routes.items():
+        yield (route,), tally.took.numbers()
+
+
+def parts_degraded(shop: Shop) -> Read:
+    for part, times in shop.counts.degraded.items():
+        yield (part,), times
+
+
+def breaker_states(shop: Shop) -> Read:
+    for upstream in shop.upstreams:
+        yield (upstream.name,), BREAKER_STATES[upstream.breaker.current_state]
+
+
+def connections(shop: Shop) -> Read:
+    """Of each server: idle ones, and those that a caller has."""
+    for source in (shop.database.primary, *shop.database.replicas):
+        yield (source.name, "idle"), source.pool.idle
+        yield (source.name, "busy"), source.pool.busy
+
+
+def connection_limits(shop: Shop) -> Read:
+    for source in (shop.database.primary, *shop.database.replicas):
+        yield (source.name,), source.pool.size
+
+
+def of_rounds(attribute: str) -> Reading:
+    def reading(shop: Shop) -> Read:
+        for name, rounds in shop.rounds.items():
+            yield (name,), getattr(rounds, attribute)
+
+    return reading
+
+
+def round_seconds(shop: Shop) -> Read:
+    for name, rounds in shop.rounds.items():
+        yield (name,), rounds.took.numbers()

@@ -1,0 +1,120 @@
+"""What business and its workers say of themselves: each series is there, moves, and is true."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from infra.local.addresses import get
+from services.business.metrics import BUSINESS, WORKER, report_of, report_of_worker
+from services.business.shop import Shop, open_shop
+from tests.access.test_metrics import samples, value
+from tests.faults.waiting import until
+from tests.laboratory import OwnDatabase
+from tests.running_stack import RunningStack
+from tests.shopping import Books, Customer
+
+REQUESTS = "tercet_business_requests_total"
+SECONDS = "tercet_business_request_seconds_count"
+
+
+async def scraped(stack: RunningStack, part: str) -> bytes:
+    host, _, port = stack.part(part)["internal_address"].rpartition(":")
+    status, body = await get(host, int(port), "/metrics")
+    assert status == 200
+    return body
+
+
+@pytest.fixture
+async def quiet_shop(laboratory: OwnDatabase) -> AsyncIterator[Shop]:
+    """One that nobody else counts in."""
+    async with open_shop(laboratory.settings()) as opened:
+        yield opened
+
+
+def move(shop: Shop) -> None:
+    """Let every number grow, as if something of each kind had happened."""
+    counts = shop.counts
+    for status in (0, 200, 304, 404, 503):
+        counts.answered("/products/{slug}", status, 0.003)
+    counts.left_out("rating")
+    counts.handed_over_total += 1
+    shop.rounds_of("expiry").worked(2, 0.0)
+    shop.rounds_of("expiry").errors_total += 1
+    shop.watchdog.lag.add(0.003)
+    shop.watchdog.blocked_total += 1
+
+
+@pytest.mark.parametrize("tier", ["business", "worker"])
+async def test_every_series_is_there_and_every_counter_moves(quiet_shop: Shop, tier: str) -> None:
+    report = report_of(quiet_shop, None) if tier == "business" else report_of_worker(quiet_shop)
+    move(quiet_shop)
+    before = report.text()
+    move(quiet_shop)
+    after = report.text()
+    for family in BUSINESS if tier == "business" else WORKER:
+        assert family.text
+        name = f"tercet_{tier}_{family.name}"
+        if family.kind == "counter":
+            assert value(after, f"{name}_total") > value(before, f"{name}_total"), name
+        elif family.kind == "histogram":
+            for suffix in ("_bucket", "_count", "_sum"):
+                assert value(after, name + suffix) > value(before, name + suffix), name
+        else:
+            assert any(sample.name == name for sample in samples(after)), name
+    for sample in samples(after):
+        assert sample.name.startswith(f"tercet_{tier}_")
+        assert not sample.name.endswith(("_ms", "_seconds_total", "_total_total"))
+        assert len(sample.labels) <= 3
+
+
+async def test_requests_are_counted_by_their_route_and_status(
+    stack: RunningStack, business: httpx.AsyncClient, books: Books
+) -> None:
+    """The numbers only others than this test could raise are not looked at."""
+    goods = await books.goods()
+    before = await scraped(stack, "business")
+    stock = f"/products/{goods.slug}/stock"
+    for path in (stock, stock, "/products/no-such-thing/stock"):
+        await business.get(path)
+    await business.post(stock)
+    after = await scraped(stack, "business")
+
+    def grown(name: str, **labels: str) -> float:
+        return value(after, name, **labels) - value(before, name, **labels)
+
+    route = "/products/{slug}/stock"
+    assert grown(REQUESTS, route=route, outcome="2xx") >= 2
+    assert grown(REQUESTS, route=route, outcome="4xx") >= 1
+    assert grown(SECONDS, route=route) >= 3
+    assert grown(REQUESTS, route="other", outcome="4xx") >= 1  # 405: no route
+    assert not any(goods.slug in str(sample.labels) for sample in samples(after))
+
+
+async def test_pools_and_breakers_are_told_by_their_names(stack: RunningStack) -> None:
+    text = await scraped(stack, "business")
+    for source in ("primary", "standby-1"):
+        assert value(text, "tercet_business_pool_connections", source=source) >= 1
+        assert value(text, "tercet_business_pool_limit_connections", source=source) == 8
+    told = {sample.labels["upstream"] for sample in samples(text) if "upstream" in sample.labels}
+    assert {"primary", "standby-1", "valkey", "provider"} <= told
+
+
+async def test_a_worker_says_what_it_has_done(
+    stack: RunningStack, customer: Customer, books: Books
+) -> None:
+    async def published() -> float:
+        return value(await scraped(stack, "worker-outbox"), "tercet_worker_items_total")
+
+    before = await published()
+    await customer.order({(await books.goods()).variant: 1})
+
+    async def told() -> bool:
+        return await published() > before
+
+    await until(told, within_s=10, what="the outbox counts what it has published")
+    text = await scraped(stack, "worker-outbox")
+    assert value(text, "tercet_worker_round_seconds_count", name="outbox") >= 1
+    assert value(text, "tercet_worker_last_round_age_seconds", name="outbox") < 30
