@@ -104,6 +104,12 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
             for known in self.excluded_exceptions
         )
 
+    def check(self) -> None:
+        """Raise CircuitBreakerError where permit() would now; takes no permit."""
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
+
     def permit(self) -> Permit:
         """Leave for one call, taken as a context manager round it; raises CircuitBreakerError."""
         return Permit(self)
@@ -141,17 +147,22 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
             self._state_storage.state = state
             self.state = state  # notifies the listeners
 
+    def _refusal(self) -> CircuitBreakerError | None:
+        """Why no call is let through now, if none is."""
+        state = self.current_state
+        if state is OPEN and self._clock() < self._reopens_at:
+            return CircuitBreakerError(f"{self.name} is open", self.opens_at or datetime.now())
+        if state is HALF_OPEN and self._probes_running + self._probes_succeeded >= PROBE_PERMITS:
+            return CircuitBreakerError(f"{self.name} is being probed", datetime.now())
+        return None
+
     def _enter(self) -> int:
         """Of which round of probing the call is; 0: of none. CircuitBreakerError: refused."""
-        state = self.current_state
-        if state is CLOSED:
+        self.check()
+        if self.current_state is CLOSED:
             return 0
-        if state is OPEN:
-            if self._clock() < self._reopens_at:
-                raise CircuitBreakerError(f"{self.name} is open", self.opens_at or datetime.now())
+        if self.current_state is OPEN:
             self.half_open()
-        if self._probes_running + self._probes_succeeded >= PROBE_PERMITS:
-            raise CircuitBreakerError(f"{self.name} is being probed", datetime.now())
         self._probes_running += 1
         return self._round
 

@@ -138,6 +138,21 @@ class DatabaseSettings(ValkeySettings):
     standby_pool_size: int = Field(
         8, ge=1, le=200, description="connections of one process to each standby"
     )
+    primary_page_share: int = Field(
+        50, ge=1, le=100, description="percent of those that pages and lists may use at once"
+    )
+    primary_order_share: int = Field(
+        75,
+        ge=1,
+        le=100,
+        description="the same for orders, pages included; the rest is for payments and logins",
+    )
+    standby_page_share: int = Field(
+        75, ge=1, le=100, description="percent of a standby's connections for pages and lists"
+    )
+    pool_wait_ms: int = Field(
+        200, ge=1, description="longest wait for a free connection; then 503 with Retry-After"
+    )
     statement_timeout_ms: int = Field(
         2000, ge=10, description="longest statement of a request, held by PostgreSQL too"
     )

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from aiobreaker import CircuitBreakerError, CircuitBreakerListener
 
 from services.breaker import WindowBreaker
+from services.bulkhead import WAIT_S, Bulkhead, BulkheadFull, Traffic
 from services.deadline import Deadline, DeadlineExceeded
+from services.tally import BREAKER, DEADLINE, FAILED, FULL, LEFT, NOT_SENT, OK, UNKNOWN, Tally
 from services.telemetry import logger
 
 __all__ = ["BulkheadFull", "CircuitBreakerError", "Failed", "NotSent", "Ok", "Unknown", "Upstream"]
@@ -57,9 +60,12 @@ class Unknown:
 
 Outcome = Ok[T] | Failed | NotSent | Unknown
 
-
-class BulkheadFull(Exception):
-    """As many calls as allowed were running, and none ended in time."""
+_NAMES: Final = {Failed: FAILED, NotSent: NOT_SENT, Unknown: UNKNOWN}
+_REASONS: Final[dict[type, str]] = {
+    DeadlineExceeded: DEADLINE,
+    BulkheadFull: FULL,
+    CircuitBreakerError: BREAKER,
+}
 
 
 class Upstream:
@@ -68,7 +74,8 @@ class Upstream:
     timeout_s bounds each call within its caller's deadline. answers: exceptions by which it says
     no while healthy. never_sent: exceptions that prove that nothing was sent. reopen_s: how long
     it is left alone once its breaker is open. failures: exceptions that may be its own; where a
-    block of the caller's runs within `guard`, others are the caller's.
+    block of the caller's runs within `guard`, others are the caller's. shares and wait_s: of the
+    bulkhead. tally: what became of all calls.
     """
 
     def __init__(
@@ -77,6 +84,8 @@ class Upstream:
         *,
         timeout_s: float,
         max_concurrent: int,
+        shares: Mapping[Traffic, int] | None = None,
+        wait_s: float = WAIT_S,
         answers: tuple[type[Exception], ...] = (),
         never_sent: tuple[type[Exception], ...] = (ConnectionRefusedError,),
         slow_s: float | None = None,
@@ -85,9 +94,8 @@ class Upstream:
     ) -> None:
         self.name = name
         self.timeout_s = timeout_s
-        self._answers = answers
-        self._never_sent = never_sent
-        self._slots = asyncio.Semaphore(max_concurrent)
+        self.tally = Tally()
+        self.bulkhead = Bulkhead(name, max_concurrent, shares=shares, wait_s=wait_s)
         self.breaker = WindowBreaker(
             name,
             slow_s=timeout_s if slow_s is None else slow_s,
@@ -95,6 +103,26 @@ class Upstream:
             exclude=[*answers, DeadlineExceeded, lambda error: not isinstance(error, failures)],
             listeners=[_LogStateChanges()],
         )
+        self._answers = answers
+        self._never_sent = never_sent
+        self._failures = failures
+
+    @property
+    def in_use(self) -> int:
+        return self.bulkhead.in_use
+
+    @property
+    def waiting(self) -> int:
+        return self.bulkhead.waiting
+
+    @property
+    def limit(self) -> int:
+        return self.bulkhead.places
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Calls by outcome: ok, failed, not_sent, unknown."""
+        return self.tally.counts
 
     async def call(
         self, work: Callable[[Deadline], Awaitable[T]], deadline: Deadline
@@ -105,16 +133,8 @@ class Upstream:
             async with self.guard(deadline) as cut:
                 begun = True
                 return Ok(await work(cut))
-        except (CircuitBreakerError, BulkheadFull, DeadlineExceeded) as refused:
-            if begun:  # not our refusal: something within the work was refused
-                return Unknown(refused)
-            return NotSent(refused, retry_after_s=self._retry_after_s(refused))
-        except self._answers as answer:
-            return Failed(answer)
-        except self._never_sent as error:
-            return NotSent(error)
         except Exception as error:
-            return Unknown(error)
+            return self._outcome(error, begun=begun)
 
     @asynccontextmanager
     async def guard(self, deadline: Deadline) -> AsyncIterator[Deadline]:
@@ -123,22 +143,45 @@ class Upstream:
         DeadlineExceeded, BulkheadFull and CircuitBreakerError are raised only before the block
         begins; within it, a deadline that passes is TimeoutError.
         """
-        deadline.check()
-        deadline = deadline.within(self.timeout_s)
-        await self._take_slot(deadline)
+        began_at, error = None, None
         try:
-            with self.breaker.permit():
-                async with asyncio.timeout(deadline.left_s()):
-                    yield deadline
+            deadline.check()
+            self.breaker.check()  # nobody waits for a place that is of no use
+            cut = deadline.within(self.timeout_s)
+            place = await self.bulkhead.take(cut)
+            try:
+                with self.breaker.permit():
+                    async with asyncio.timeout(cut.left_s()):
+                        began_at = time.monotonic()
+                        yield cut
+            finally:
+                self.bulkhead.give_back(place)
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
-            self._slots.release()
+            self._count(began_at, error)
 
-    async def _take_slot(self, deadline: Deadline) -> None:
-        try:
-            async with asyncio.timeout(deadline.left_s()):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise BulkheadFull(f"{self.name} has no free place") from None
+    def _outcome(self, error: Exception, *, begun: bool) -> Failed | NotSent | Unknown:
+        """What an exception stands for. Until the call has begun, it is our own refusal."""
+        if not begun:
+            return NotSent(error, retry_after_s=self._retry_after_s(error))
+        if isinstance(error, self._answers):
+            return Failed(error)
+        if isinstance(error, self._never_sent):
+            return NotSent(error)
+        return Unknown(error)
+
+    def _count(self, began_at: float | None, error: BaseException | None) -> None:
+        if began_at is None:
+            self.tally.refuse(_REASONS.get(type(error), LEFT))
+            return
+        outcome = OK
+        if isinstance(error, self._failures):
+            outcome = _NAMES[type(self._outcome(error, begun=True))]
+        elif error is not None and not isinstance(error, Exception):
+            outcome = UNKNOWN  # whoever waited for it was cancelled
+        self.tally.end(outcome, time.monotonic() - began_at)
 
     def _retry_after_s(self, refused: Exception) -> int:
         opens_at = self.breaker.opens_at

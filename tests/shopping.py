@@ -28,6 +28,7 @@ from tests.running_stack import RunningStack
 S = TypeVar("S", bound=ProcessSettings)
 Rows = list[asyncpg.Record]
 
+PATIENT_MS: Final = 3000  # for a free connection, as conftest.py has it for the stack
 TIMEOUT_S: Final = 15.0  # above every deadline of the stack
 LIMITS: Final = httpx.Limits(max_connections=200, max_keepalive_connections=200)
 
@@ -267,7 +268,7 @@ def settings_of(stack: RunningStack, kind: type[S], **changes: object) -> S:
 
 
 def business_settings(stack: RunningStack, **changes: object) -> BusinessSettings:
-    return settings_of(stack, BusinessSettings, **changes)
+    return settings_of(stack, BusinessSettings, **{"pool_wait_ms": PATIENT_MS, **changes})
 
 
 def statuses(answers: Sequence[httpx.Response]) -> list[int]:

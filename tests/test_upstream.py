@@ -220,3 +220,35 @@ async def test_a_guarded_block_is_cut_too_and_its_errors_are_its_own() -> None:
     with pytest.raises(DeadlineExceeded):
         async with guarded.guard(Deadline.after(0)):
             pytest.fail("must not begin")
+
+
+async def test_what_became_of_every_call_is_counted() -> None:
+    counted = upstream(max_concurrent=1)
+    errors = (SaidNo(), ConnectionRefusedError(), ConnectionResetError())
+    for work in (answer, *map(raising, errors)):
+        await counted.call(work, Deadline.after(1))
+    await counted.call(answer, Deadline.after(0))
+    holding = asyncio.create_task(counted.call(hang, Deadline.after(5)))
+    await asyncio.sleep(0)
+    await counted.call(answer, Deadline.after(0.01))
+    assert (counted.in_use, counted.waiting, counted.limit) == (1, 0, 1)
+    holding.cancel()
+    await asyncio.gather(holding, return_exceptions=True)
+    assert (counted.in_use, counted.waiting) == (0, 0)
+    assert counted.counts == {"ok": 1, "failed": 1, "not_sent": 3, "unknown": 2}
+    assert counted.tally.refused == {"deadline": 1, "full": 1, "breaker": 0, "left": 0}
+    assert sum(counted.tally.seconds) == 5  # those that began
+    median_s = counted.tally.percentile_s(0.5)
+    assert median_s is not None
+    assert median_s < 0.1
+
+
+async def test_a_block_that_ends_by_its_own_problem_was_served() -> None:
+    served = Upstream("test", timeout_s=1, max_concurrent=1, failures=(OSError,))
+    with pytest.raises(SaidNo):
+        async with served.guard(Deadline.after(1)):
+            raise SaidNo
+    with pytest.raises(ConnectionResetError):
+        async with served.guard(Deadline.after(1)):
+            raise ConnectionResetError
+    assert served.counts == {"ok": 1, "failed": 0, "not_sent": 0, "unknown": 1}

@@ -16,9 +16,10 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from services.bulkhead import current_traffic
 from services.business import answers, openapi, pictures
 from services.business.counts import OTHER, Counts
-from services.business.endpoints import INTERNAL, PUBLIC, Handler
+from services.business.endpoints import INTERNAL, PUBLIC, Endpoint, Handler
 from services.business.held import HeldPages
 from services.business.shop import Shop, open_shop
 from services.data.store import schema_version
@@ -127,21 +128,24 @@ class Gate:
 
 def _routes() -> list[Route]:
     """One Starlette route a path, so that a wrong method is told all that are allowed."""
-    by_path: dict[str, dict[str, Handler]] = {}
+    by_path: dict[str, dict[str, Endpoint]] = {}
     for endpoint in (*PUBLIC, *INTERNAL):
-        by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint.handler
+        by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
     return [
-        Route(path, _dispatch(path, handlers), methods=sorted(handlers))
-        for path, handlers in by_path.items()
+        Route(path, _dispatch(path, by_method), methods=sorted(by_method))
+        for path, by_method in by_path.items()
     ]
 
 
-def _dispatch(path: str, handlers: dict[str, Handler]) -> Callable[[Request], Awaitable[Response]]:
+def _dispatch(
+    path: str, by_method: dict[str, Endpoint]
+) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         request.scope[ROUTE] = path
-        handler = handlers["GET" if request.method == "HEAD" else request.method]
+        asked = by_method["GET" if request.method == "HEAD" else request.method]
+        current_traffic.set(asked.traffic)
         try:
-            return await _within_deadline(handler, request)
+            return await _within_deadline(asked.handler, request)
         except Exception as error:
             named = named_problem(error)
             if named is None:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services import problems
+from services.bulkhead import Traffic
 from services.business import catalog, identities, lists, operators, orders, payments, schemas
 from services.business.answers import json_bytes
 from services.business.shop import Shop
@@ -32,6 +33,7 @@ class PageRule(TypedDict):
 class Endpoint:
     """A route. answers: what each status carries; problems: what can go wrong beyond the usual.
 
+    traffic: whose places at a dependency its calls take (services/bulkhead.py).
     page: the same for everybody, told apart by its path and the parameters of `query` alone, and
     sent with what a shared cache needs to hold, revalidate and purge it.
     """
@@ -44,6 +46,7 @@ class Endpoint:
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     guard: Guard = "nobody"
+    traffic: Traffic = "page"
     idempotent: bool = False
     page: bool = False
 
@@ -118,6 +121,7 @@ PUBLIC: Final = (
         ),
         body=schemas.OrderRequest,
         guard="optional customer",
+        traffic="order",
         idempotent=True,
     ),
     Endpoint(
@@ -127,6 +131,7 @@ PUBLIC: Final = (
         {200: schemas.OrderDocument},
         (problems.InvalidRequest, problems.NotFound),
         guard="customer",
+        traffic="order",
     ),
     Endpoint(
         "POST",
@@ -142,6 +147,7 @@ PUBLIC: Final = (
         ),
         body=schemas.PaymentRequest,
         guard="customer",
+        traffic="payment",
         idempotent=True,
     ),
     Endpoint(
@@ -151,6 +157,7 @@ PUBLIC: Final = (
         {200: schemas.PaymentDocument},
         (problems.InvalidRequest, problems.NotFound),
         guard="customer",
+        traffic="payment",
     ),
     Endpoint(
         "POST",
@@ -160,6 +167,7 @@ PUBLIC: Final = (
         (*BODY_PROBLEMS, problems.UnknownVariant, problems.OutOfStock),
         body=schemas.StockMovementRequest,
         guard="operator",
+        traffic="payment",  # an operator is let in whatever comes
     ),
     Endpoint(
         "GET",
@@ -167,6 +175,7 @@ PUBLIC: Final = (
         operators.show_upstreams,
         {200: schemas.UpstreamListDocument},
         guard="operator",
+        traffic="payment",
     ),
 )
 
@@ -188,6 +197,12 @@ async def show_pages(_: Shop, __: Request) -> Response:
 
 # Answered to access only; not part of the public document.
 INTERNAL: Final = (
-    Endpoint("GET", "/internal/identities/{token_sha256}", identities.show_identity, {}),
+    Endpoint(
+        "GET",
+        "/internal/identities/{token_sha256}",
+        identities.show_identity,
+        {},
+        traffic="payment",  # a login: nobody pays before it is known who it is
+    ),
     Endpoint("GET", "/internal/pages", show_pages, {}),
 )

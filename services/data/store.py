@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from redis.asyncio import Redis
 
@@ -18,6 +19,10 @@ from services.settings import DatabaseSettings
 from services.tags import TagSubscriber
 from services.tasks import end_tasks
 from services.upstream import Upstream
+
+# The part of the wait for a connection that a read spends at a standby: then it goes on to the
+# next server, and both together are to stay within pool_wait_ms.
+STANDBY_WAIT: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ def _database(settings: DatabaseSettings) -> Database:
         password=settings.app_password.get_secret_value(),
         size=settings.primary_pool_size,
         statement_timeout_ms=settings.statement_timeout_ms,
+        shares={"page": settings.primary_page_share, "order": settings.primary_order_share},
+        wait_s=settings.pool_wait_ms / 1000 * (1 - STANDBY_WAIT),
     )
     standbys = [
         Pool(
@@ -74,6 +81,8 @@ def _database(settings: DatabaseSettings) -> Database:
             password=settings.read_password.get_secret_value(),
             size=settings.standby_pool_size,
             statement_timeout_ms=settings.statement_timeout_ms,
+            shares={"page": settings.standby_page_share},
+            wait_s=settings.pool_wait_ms / 1000 * STANDBY_WAIT,
         )
         for number, dsn in enumerate(settings.standby_dsns, start=1)
     ]

@@ -45,8 +45,14 @@ def address(dsn: str) -> tuple[str, int]:
 
 
 def pool_of(dsn: str, *, size: int = 4, timeout_ms: int = 2000) -> Pool:
-    password = urlsplit(dsn).password or ""
-    return Pool("test", dsn, password=password, size=size, statement_timeout_ms=timeout_ms)
+    return Pool(
+        "test",
+        dsn,
+        password=urlsplit(dsn).password or "",
+        size=size,
+        statement_timeout_ms=timeout_ms,
+        wait_s=5.0,
+    )
 
 
 @asynccontextmanager
