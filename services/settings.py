@@ -124,7 +124,7 @@ class DatabaseSettings(ValkeySettings):
     """What a process needs that reads and writes data."""
 
     primary_dsn: PostgresUrl = Field(
-        description="the primary, several hosts allowed: postgresql://tercet_app@host:5432/tercet"
+        description="the primary; with several hosts the one that takes writes: postgresql://tercet_app@a,b/tercet"
     )
     standby_dsns: Annotated[list[PostgresUrl], NoDecode] = Field(
         default_factory=list,
@@ -152,6 +152,12 @@ class DatabaseSettings(ValkeySettings):
     )
     pool_wait_ms: int = Field(
         200, ge=1, description="longest wait for a free connection; then 503 with Retry-After"
+    )
+    primary_read_limit: int = Field(
+        4,
+        ge=1,
+        le=200,
+        description="reads of one process that the primary answers at once for want of a standby",
     )
     statement_timeout_ms: int = Field(
         2000, ge=10, description="longest statement of a request, held by PostgreSQL too"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import socket
 import time
 from typing import Final
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 Record = asyncpg.Record
 
@@ -14,6 +16,13 @@ CONNECT_TIMEOUT_S: Final = 2.0  # a loopback or LAN connection takes millisecond
 LOCK_TIMEOUT_MS: Final = 1000  # a row locked longer is somebody's fault: fail, do not queue
 IDLE_IN_TRANSACTION_MS: Final = 5000  # a transaction never waits for anything but PostgreSQL
 CONNECTION_AGE_S: Final = 1800.0  # recycled, so that memory and plans of a session do not grow old
+
+# A peer that vanished without a word (a cut cable, a firewall that forgot) is noticed by the
+# kernel: by bytes that nobody acknowledges, or by three probes after a silence.
+UNACKNOWLEDGED_MS: Final = 3000
+PROBE_AFTER_S: Final = 5
+PROBE_EVERY_S: Final = 1
+PROBES: Final = 3
 
 # By these the server says no while it is healthy: wrong values, broken constraints, our own SQL.
 ANSWERS: Final = (
@@ -58,12 +67,13 @@ class PlannedAnew(str):
 class Link:
     """One connection and the statements prepared on it."""
 
-    __slots__ = ("_statements", "connection", "retire_at")
+    __slots__ = ("_statements", "connection", "retire_at", "used_at")
 
     def __init__(self, connection: asyncpg.Connection[Record]) -> None:
         self.connection = connection
+        self.used_at = time.monotonic()
         # Jitter, so that the connections of a pool are not all replaced at once.
-        self.retire_at = time.monotonic() + CONNECTION_AGE_S * random.uniform(0.9, 1.1)  # noqa: S311
+        self.retire_at = self.used_at + CONNECTION_AGE_S * random.uniform(0.9, 1.1)  # noqa: S311
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[Record]] = {}
 
     async def statement(self, sql: str) -> asyncpg.prepared_stmt.PreparedStatement[Record]:
@@ -80,13 +90,17 @@ class Link:
 
 
 async def open_link(
-    dsn: str, *, password: str, application: str, statement_timeout_ms: int
+    dsn: str, *, password: str, application: str, statement_timeout_ms: int, writable: bool
 ) -> Link:
-    """A new connection, with the limits that the server itself holds."""
+    """A new connection, with the limits that the server itself holds.
+
+    writable: only to a server that takes writes, unless the DSN says itself what it wants.
+    """
     connection = await asyncpg.connect(
         dsn,
         password=password,
         timeout=CONNECT_TIMEOUT_S,
+        target_session_attrs=_wanted(dsn, writable=writable),
         server_settings={
             "application_name": application,
             "statement_timeout": str(statement_timeout_ms),
@@ -97,4 +111,28 @@ async def open_link(
             "pg_trgm.word_similarity_threshold": "0.3",
         },
     )
+    _watch_peer(connection)
     return Link(connection)
+
+
+def _wanted(dsn: str, *, writable: bool) -> SessionAttribute | None:
+    if not writable or "target_session_attrs=" in dsn:
+        return None
+    return SessionAttribute.read_write
+
+
+def _watch_peer(connection: asyncpg.Connection[Record]) -> None:
+    """Have the kernel notice a peer that is gone; where it can not, statements have deadlines."""
+    peer = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # no public way
+    if peer.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    options = (
+        ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
+        ("TCP_KEEPIDLE", socket.IPPROTO_TCP, PROBE_AFTER_S),
+        ("TCP_KEEPINTVL", socket.IPPROTO_TCP, PROBE_EVERY_S),
+        ("TCP_KEEPCNT", socket.IPPROTO_TCP, PROBES),
+        ("TCP_USER_TIMEOUT", socket.IPPROTO_TCP, UNACKNOWLEDGED_MS),
+    )
+    for name, level, value in options:
+        if hasattr(socket, name):  # Linux has all of them
+            peer.setsockopt(level, getattr(socket, name), value)

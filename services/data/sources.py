@@ -8,11 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from services.data.link import Link, Record
 from services.data.pool import Pool
+from services.data.standing import Standing
 from services.problems import GatewayTimeout, OutcomeUnknown, Unavailable
+
+# A read of a page takes a millisecond: who has no place after this would wait in a growing line.
+STAND_IN_WAIT_S: Final = 0.1
 
 
 class Reader(Protocol):
@@ -50,11 +54,17 @@ class Replica(Source):
     """A streaming standby: it can be read from, never written to.
 
     lag_ms: how long ago the primary stood at its position; None while it does not answer.
+    lag_bytes: how much WAL the primary had written past its position when both were last asked.
     """
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool)
         self.lag_ms: float | None = None
+        self.lag_bytes = 0
+        self.standing = Standing()
+
+    def keeps_up(self, lag_limit_ms: float) -> bool:
+        return self.lag_ms is not None and self.lag_ms <= lag_limit_ms
 
 
 class Transaction:
@@ -77,7 +87,35 @@ class Transaction:
 
 
 class Primary(Source):
-    """The server that is written to."""
+    """The server that is written to.
+
+    reads_at_most: of the reads that no standby could answer, so many run here at once.
+    """
+
+    def __init__(self, pool: Pool, *, reads_at_most: int | None = None) -> None:
+        super().__init__(pool)
+        self._places = None if reads_at_most is None else asyncio.Semaphore(reads_at_most)
+        self.reads_shed = 0
+
+    @asynccontextmanager
+    async def stand_in(self) -> AsyncIterator[None]:
+        """Round a read that standbys are for: writes keep the rest of the pool.
+
+        Raises Unavailable when there is no place for it soon.
+        """
+        if self._places is None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(STAND_IN_WAIT_S):
+                await self._places.acquire()
+        except TimeoutError:
+            self.reads_shed += 1
+            raise Unavailable(retry_after_s=1) from None
+        try:
+            yield
+        finally:
+            self._places.release()
 
     @asynccontextmanager
     async def transaction(self, isolation: str = "read committed") -> AsyncIterator[Transaction]:

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Final
 
 from services.data.db import Database
+from services.data.link import Link
+from services.data.pool import IDLE_LOOK_S
 from services.data.sources import Replica, Source
-from services.problems import Problem
 from services.telemetry import logger
 
 log = logger(__name__)
@@ -21,7 +22,11 @@ LOOK_S: Final = 0.5  # a server that is frozen is not read from after this and a
 SAMPLES: Final = 600  # one minute of the primary's positions, to date a standby's position by
 
 # An LSN as bytes from the start of the WAL, so that positions compare as integers.
-PRIMARY_POSITION = "select (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint"
+PRIMARY_POSITION = """
+    select case when not pg_is_in_recovery()
+        then (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint
+    end
+"""
 STANDBY_POSITION = """
     select case when pg_is_in_recovery()
         then (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint
@@ -30,45 +35,57 @@ STANDBY_POSITION = """
 
 
 class Watch:
-    """Keeps position and lag_ms of every replica up to date, off the path of requests."""
+    """Keeps position, lag and standing of every replica up to date, off the path of requests.
+
+    It asks by a connection of its own at each server: a pool whose connections are all in use
+    says nothing about the server, and asking must not take a place of a request's.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._samples: deque[tuple[float, int]] = deque(maxlen=SAMPLES)
-        self._healthy: set[str] = set()
+        self._links: dict[Source, Link] = {}
+        self._silent: set[Source] = set()
 
     async def run(self) -> None:
         """Look for ever, at each server on its own: one that is frozen delays no other."""
-        async with asyncio.TaskGroup() as looks:
-            looks.create_task(self._keep(self._look_at_primary))
-            for replica in self._database.replicas:
-                looks.create_task(self._keep(partial(self._look_at, replica)))
+        primary, replicas = self._database.primary, self._database.replicas
+        try:
+            async with asyncio.TaskGroup() as looks:
+                looks.create_task(_keep(self._look_at_primary, WATCH_INTERVAL_S))
+                for replica in replicas:
+                    looks.create_task(_keep(partial(self._look_at, replica), WATCH_INTERVAL_S))
+                for source in (primary, *replicas):
+                    looks.create_task(_keep(source.pool.look_at_idle, IDLE_LOOK_S))
+        finally:
+            self.close()
 
     async def look_once(self) -> None:
         """One look at every server; a server that does not answer is just not fit to read from."""
         await self._look_at_primary()
         await asyncio.gather(*(self._look_at(replica) for replica in self._database.replicas))
 
-    async def _keep(self, look: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await look()
-            await asyncio.sleep(WATCH_INTERVAL_S)
+    def close(self) -> None:
+        """End the watch's own connections."""
+        for source in list(self._links):
+            self._let_go(source)
 
     async def _look_at_primary(self) -> None:
         asked_at = time.monotonic()
-        position = await _ask(self._database.primary, PRIMARY_POSITION)
+        position = await self._ask(self._database.primary, PRIMARY_POSITION)
         if position is not None:  # without a primary standbys stay as late as they were
             self._database.primary.position = position
             self._samples.append((asked_at, position))
 
     async def _look_at(self, replica: Replica) -> None:
-        position = await _ask(replica, STANDBY_POSITION)
+        position = await self._ask(replica, STANDBY_POSITION)
         if position is None:
             replica.lag_ms = None
         else:
             replica.position = position
             replica.lag_ms = self._lag_ms(position)
-        self._say(replica)
+            replica.lag_bytes = max(0, self._database.primary.position - position)
+        self._judge(replica)
 
     def _lag_ms(self, position: int) -> float | None:
         """How long the primary had been past this position when it was last asked.
@@ -82,24 +99,44 @@ class Watch:
         passed_at = next(at for at, seen in self._samples if seen > position)
         return (self._samples[-1][0] - passed_at) * 1000
 
-    def _say(self, replica: Replica) -> None:
-        fit = replica in self._database.readers()
-        if fit and replica.name not in self._healthy:
-            self._healthy.add(replica.name)
+    def _judge(self, replica: Replica) -> None:
+        stood = replica.standing.stands
+        replica.standing.see(well=replica.keeps_up(self._database.lag_limit_ms))
+        if replica.standing.stands and not stood:
             log.info("standby is read from", standby=replica.name, lag_ms=replica.lag_ms)
-        elif not fit and replica.name in self._healthy:
-            self._healthy.discard(replica.name)
+        elif stood and not replica.standing.stands:
             log.warning("standby is not read from", standby=replica.name, lag_ms=replica.lag_ms)
 
+    async def _ask(self, source: Source, sql: str) -> int | None:
+        """A position in bytes of WAL; None while the server does not answer, or not as what it was.
 
-async def _ask(source: Source, sql: str) -> int | None:
-    """A position in bytes of WAL; None while the server does not answer, or not as what it was."""
-    try:
-        async with asyncio.timeout(LOOK_S):
-            position = await source.fetchval(sql)
-    except (Problem, TimeoutError):
-        return None
-    except Exception as error:  # a wrong password, a server that is now something else
-        log.warning("server can not be asked", source=source.name, error=repr(error))
-        return None
-    return None if position is None else int(position)
+        A server that is now something else answers null: the next look is at a new connection,
+        maybe to another host.
+        """
+        position = None
+        try:
+            async with asyncio.timeout(LOOK_S):
+                link = self._links.get(source)
+                if link is None:
+                    link = self._links[source] = await source.pool.open_link()
+                position = await (await link.statement(sql)).fetchval()
+            self._silent.discard(source)
+        except Exception as error:  # not there, frozen, a wrong password
+            if source not in self._silent:
+                self._silent.add(source)
+                log.warning("server can not be asked", source=source.name, error=repr(error))
+        finally:
+            if position is None:
+                self._let_go(source)
+        return None if position is None else int(position)
+
+    def _let_go(self, source: Source) -> None:
+        link = self._links.pop(source, None)
+        if link is not None:
+            link.connection.terminate()
+
+
+async def _keep(look: Callable[[], Awaitable[None]], every_s: float) -> None:
+    while True:
+        await look()
+        await asyncio.sleep(every_s)

@@ -73,6 +73,7 @@ def _database(settings: DatabaseSettings) -> Database:
         statement_timeout_ms=settings.statement_timeout_ms,
         shares={"page": settings.primary_page_share, "order": settings.primary_order_share},
         wait_s=settings.pool_wait_ms / 1000 * (1 - STANDBY_WAIT),
+        writable=True,
     )
     standbys = [
         Pool(
@@ -86,8 +87,10 @@ def _database(settings: DatabaseSettings) -> Database:
         )
         for number, dsn in enumerate(settings.standby_dsns, start=1)
     ]
+    # Without standbys the primary is there for the reads too.
+    reads_at_most = settings.primary_read_limit if standbys else None
     return Database(
-        Primary(primary),
+        Primary(primary, reads_at_most=reads_at_most),
         [Replica(pool) for pool in standbys],
         lag_limit_ms=settings.standby_lag_limit_ms,
     )

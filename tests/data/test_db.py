@@ -193,8 +193,10 @@ async def test_a_server_that_is_no_standby_is_never_read_as_one(app_dsn: str) ->
     async with primary_at(app_dsn) as primary:
         impostor = Replica(pool_of(app_dsn))
         database = Database(primary, [impostor], lag_limit_ms=1000)
-        await Watch(database).look_once()
+        watch = Watch(database)
+        await watch.look_once()
         assert database.readers() == [primary]
+        watch.close()
         await impostor.pool.close()
 
 
@@ -211,6 +213,7 @@ async def test_the_watch_outlives_servers_that_answer_nonsense(app_dsn: str, rea
         assert replicas[0].lag_ms is None
         assert replicas[1].lag_ms == 0.0
         assert replicas[1].position > 0
+        watch.close()
         for replica in replicas:
             await replica.pool.close()
 
