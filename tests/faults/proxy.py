@@ -99,6 +99,10 @@ class FaultProxy:
         elif self._listener is None:
             await self._listen()
 
+    def point_to(self, server_host: str, server_port: int) -> None:
+        """Give new connections another server, as a moved service does; open ones go on."""
+        self._server = (server_host, server_port)
+
     def reset_all(self) -> None:
         """Reset every open connection on both sides, now."""
         for link in list(self._links):
