@@ -69,10 +69,10 @@ class Pool:
         self.size = size
         self.counts = Counts()
         self.in_flight = 0  # in use or waited for
+        self.busy = 0  # connections that a caller has
         self._hosts = Hosts(dsn)
         self._password = password
         self._statement_timeout_ms = statement_timeout_ms
-        self.busy = 0  # connections that a caller has
         self._writable = writable
         self._idle: list[Link] = []
         self._recovering: set[asyncio.Task[None]] = set()
