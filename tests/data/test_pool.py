@@ -76,13 +76,13 @@ async def test_a_look_keeps_what_is_well(app_dsn: str) -> None:
 async def test_a_connection_that_is_cut_off_without_a_word_is_given_up(
     app_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ANSWERS_WITHIN_S", 0.1)
-    monkeypatch.setattr("services.data.link.CONNECT_TIMEOUT_S", 0.1)
     async with (
         FaultProxy(*address(app_dsn)) as proxy,
         primary_by(through(app_dsn, proxy)) as primary,
     ):
         await fill(primary, 3)
+        monkeypatch.setattr(module, "ANSWERS_WITHIN_S", 0.1)
+        monkeypatch.setattr("services.data.link.CONNECT_TIMEOUT_S", 0.1)
         proxy.set(drop=True)
         await primary.pool.look_at_idle()
         assert primary.pool.idle == 0  # its neighbours went with it
