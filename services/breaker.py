@@ -10,13 +10,14 @@ the call was refused and nothing was sent.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from aiobreaker import CircuitBreaker, CircuitBreakerError, CircuitBreakerListener
 from aiobreaker.state import CircuitBreakerState
@@ -31,6 +32,9 @@ MIN_CALLS: Final = 10
 OPEN_SHARE: Final = 0.5
 PROBE_PERMITS: Final = 3
 REOPEN_JITTER: Final = 0.2  # processes that opened together do not probe together
+SILENT_CALLS: Final = 3  # that hang at once: one or two may just be long ones
+
+Forced = Literal["open", "closed"]
 
 CLOSED, OPEN, HALF_OPEN = (
     CircuitBreakerState.CLOSED,
@@ -44,6 +48,8 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
 
     slow_s: a call that takes longer counts as slow. timeout_s: how long it stays open before
     three probes are let through; all three must succeed to close it, one failure opens it again.
+    silent_s: it opens as well when so long no call has been answered, though several run. That
+    finds a dependency that hangs before its calls time out, and however many went well before.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
         *,
         slow_s: float,
         timeout_s: float = 5.0,
+        silent_s: float = math.inf,
         exclude: Iterable[type[Exception] | Callable[[Exception], bool]] = (),
         listeners: Iterable[CircuitBreakerListener] = (),
         state_storage: CircuitBreakerStorage | None = None,
@@ -66,6 +73,11 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
         self._round = 0  # of probing: a probe of an earlier one says nothing about this one
         self._probes_running = 0
         self._probes_succeeded = 0
+        self._silent_s = silent_s
+        self._running = 0
+        self._heard_at = 0.0  # the last answer, or when calls began to run
+        self._asked_at = 0.0  # the last time that somebody wanted to call
+        self.forced: Forced | None = None
         super().__init__(
             timeout_duration=timedelta(seconds=timeout_s),
             exclude=list(exclude),
@@ -131,6 +143,20 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
         self._failed = self._slow = 0
         self._move(CLOSED)
 
+    def force(self, state: Forced | None) -> None:
+        """Hold it open or closed, whatever becomes of calls; None: from now on it decides again.
+
+        One that was open is probed before it is believed to be well.
+        """
+        self.forced = None
+        if state == "open":
+            self.open()
+        elif state == "closed":
+            self.close()
+        elif self.current_state is not CLOSED:
+            self.half_open()
+        self.forced = state
+
     @property
     def opens_at(self) -> datetime | None:
         """When probes are let through (local wall clock, as CircuitBreakerError counts)."""
@@ -149,6 +175,11 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
 
     def _refusal(self) -> CircuitBreakerError | None:
         """Why no call is let through now, if none is."""
+        if self.forced is not None:
+            held = CircuitBreakerError(f"{self.name} is held open", datetime.now())
+            return held if self.forced == "open" else None
+        if self._is_silent():
+            self.open()
         state = self.current_state
         if state is OPEN and self._clock() < self._reopens_at:
             return CircuitBreakerError(f"{self.name} is open", self.opens_at or datetime.now())
@@ -156,9 +187,25 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
             return CircuitBreakerError(f"{self.name} is being probed", datetime.now())
         return None
 
+    def _is_silent(self) -> bool:
+        """Whether several calls run and none was answered for silent_s, though callers came.
+
+        Where nobody came for a while, this process may have stood still itself, with the answers
+        in its sockets: then it begins to count anew.
+        """
+        now = self._clock()
+        if now - self._asked_at > self._silent_s / 2:
+            self._heard_at = now
+        self._asked_at = now
+        silent = self._running >= SILENT_CALLS and now - self._heard_at >= self._silent_s
+        return silent and self.current_state is CLOSED
+
     def _enter(self) -> int:
         """Of which round of probing the call is; 0: of none. CircuitBreakerError: refused."""
         self.check()
+        if self._running == 0:
+            self._heard_at = self._clock()
+        self._running += 1
         if self.current_state is CLOSED:
             return 0
         if self.current_state is OPEN:
@@ -167,6 +214,9 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
         return self._round
 
     def _leave(self, *, probe: int, took_s: float, error: BaseException | None) -> None:
+        self._running -= 1
+        if not isinstance(error, (asyncio.CancelledError, TimeoutError)):
+            self._heard_at = self._clock()
         if probe and probe == self._round:
             self._probes_running -= 1
         slow = took_s >= self._slow_s
@@ -180,6 +230,8 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
         if not counts:
             return
         self._tell_listeners(error if failed else None)
+        if self.forced is not None:
+            return
         if probe:
             if probe == self._round and self.current_state is HALF_OPEN:
                 self._count_probe(failed=failed or slow)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import Final
+
+from services.histogram import Histogram
 
 OK: Final = "ok"
 FAILED: Final = "failed"
@@ -27,15 +28,14 @@ BOUNDS_S: Final = (
 class Tally:
     """counts: calls by outcome. refused: those that we did not let begin, by the reason.
 
-    seconds: of calls that began, how many took up to each of BOUNDS_S, and longer; total_s: their
-    sum. Calls left by a caller that was cancelled are counted as unknown.
+    took: how long those took that began. Calls left by a caller that was cancelled are counted as
+    unknown.
     """
 
     def __init__(self) -> None:
         self.counts = dict.fromkeys(OUTCOMES, 0)
         self.refused = dict.fromkeys(REASONS, 0)
-        self.seconds = [0] * (len(BOUNDS_S) + 1)
-        self.total_s = 0.0
+        self.took = Histogram(BOUNDS_S)
 
     def refuse(self, reason: str) -> None:
         self.counts[NOT_SENT] += 1
@@ -43,13 +43,12 @@ class Tally:
 
     def end(self, outcome: str, took_s: float) -> None:
         self.counts[outcome] += 1
-        self.seconds[bisect_left(BOUNDS_S, took_s)] += 1
-        self.total_s += took_s
+        self.took.add(took_s)
 
     def percentile_s(self, part: float) -> float | None:
         """The bound below which that part of 1 of the calls stayed; None of no calls."""
-        wanted, seen = part * sum(self.seconds), 0
-        for bound_s, count in zip((*BOUNDS_S, float("inf")), self.seconds, strict=True):
+        wanted, seen = part * self.took.count, 0
+        for bound_s, count in zip((*BOUNDS_S, float("inf")), self.took.slots, strict=True):
             seen += count
             if count and seen >= wanted:
                 return bound_s

@@ -72,10 +72,10 @@ class Upstream:
     """A dependency with its limits: how long, how many at once, and when to stop asking.
 
     timeout_s bounds each call within its caller's deadline. answers: exceptions by which it says
-    no while healthy. never_sent: exceptions that prove that nothing was sent. reopen_s: how long
-    it is left alone once its breaker is open. failures: exceptions that may be its own; where a
-    block of the caller's runs within `guard`, others are the caller's. shares and wait_s: of the
-    bulkhead. tally: what became of all calls.
+    no while healthy. never_sent: exceptions that prove that nothing was sent. failures: exceptions
+    that may be its own; where a block of the caller's runs within `guard`, others are the caller's.
+    max_concurrent, shares and wait_s are its bulkhead's; slow_s, silent_s and reopen_s (how long it
+    is left alone) its breaker's. tally: what became of all calls.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class Upstream:
         answers: tuple[type[Exception], ...] = (),
         never_sent: tuple[type[Exception], ...] = (ConnectionRefusedError,),
         slow_s: float | None = None,
+        silent_s: float = math.inf,
         reopen_s: float = 5.0,
         failures: tuple[type[Exception], ...] = (Exception,),
     ) -> None:
@@ -100,6 +101,7 @@ class Upstream:
             name,
             slow_s=timeout_s if slow_s is None else slow_s,
             timeout_s=reopen_s,
+            silent_s=silent_s,
             exclude=[*answers, DeadlineExceeded, lambda error: not isinstance(error, failures)],
             listeners=[_LogStateChanges()],
         )

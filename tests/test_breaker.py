@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import pytest
 from aiobreaker import CircuitBreaker, CircuitBreakerError, CircuitBreakerListener
 from aiobreaker.state import CircuitBreakerState
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.breaker import (
@@ -21,6 +22,7 @@ from services.breaker import (
     OPEN_SHARE,
     PROBE_PERMITS,
     REOPEN_JITTER,
+    SILENT_CALLS,
     WINDOW_CALLS,
     WINDOW_S,
     WindowBreaker,
@@ -479,3 +481,228 @@ def test_the_window_is_what_a_naive_count_of_it_is(
             with pytest.raises(CircuitBreakerError):
                 rig.breaker.call(work)
             return
+
+
+# Held by an operator
+
+
+async def test_held_open_nothing_is_let_through_and_once_released_it_is_probed() -> None:
+    rig = our_rig()
+    rig.breaker.force("open")
+    rig.now += 100 * OPEN_S
+    assert not await rig.call()
+    with pytest.raises(CircuitBreakerError):
+        rig.breaker.check()
+    rig.breaker.force(None)
+    assert rig.state is HALF_OPEN
+    for _ in range(PROBE_PERMITS):
+        assert await rig.call()
+    assert rig.state is CLOSED
+
+
+async def test_held_closed_everything_is_let_through_and_nothing_counted() -> None:
+    rig = our_rig()
+    await rig.trip()
+    rig.breaker.force("closed")
+    for _ in range(5 * MIN_CALLS):
+        assert await rig.call(Broken())
+    assert (rig.state, rig.breaker.fail_counter) == (CLOSED, 0)
+    rig.breaker.force(None)
+    assert rig.state is CLOSED
+    await rig.trip()
+
+
+# A dependency that hangs
+
+
+class Hanging:
+    """Calls that are let in and do not come back by themselves."""
+
+    def __init__(self, silent_s: float = 0.5) -> None:
+        self.now = 0.0
+        self.breaker = WindowBreaker(
+            "test", slow_s=SLOW_S, silent_s=silent_s, clock=lambda: self.now
+        )
+        self._running: list[Any] = []
+
+    def begin(self) -> None:
+        permit = self.breaker.permit()
+        permit.__enter__()
+        self._running.append(permit)
+
+    def end(self, error: BaseException | None = None) -> None:
+        self._running.pop(0).__exit__(type(error) if error else None, error, None)
+
+    def pass_time(self, seconds: float, *, asked_every_s: float = 0.1) -> bool:
+        """Whether whoever asked meanwhile was let through."""
+        for _ in range(round(seconds / asked_every_s)):
+            self.now += asked_every_s
+            try:
+                self.breaker.check()
+            except CircuitBreakerError:
+                return False
+        return True
+
+
+def test_several_calls_without_any_answer_open_it_though_a_hundred_went_well() -> None:
+    hanging = Hanging()
+    for _ in range(WINDOW_CALLS):
+        hanging.begin()
+        hanging.end()
+    for _ in range(SILENT_CALLS):
+        hanging.begin()
+    assert hanging.pass_time(0.4)
+    assert not hanging.pass_time(0.2)
+
+
+def test_one_answer_among_them_is_enough_and_a_cut_call_is_none() -> None:
+    hanging = Hanging()
+    for _ in range(SILENT_CALLS + 2):
+        hanging.begin()
+    assert hanging.pass_time(0.4)
+    hanging.end(Answer())
+    assert hanging.pass_time(0.4)
+    hanging.end(TimeoutError())
+    assert not hanging.pass_time(0.2)
+
+
+def test_two_long_calls_are_no_silence() -> None:
+    hanging = Hanging()
+    for _ in range(SILENT_CALLS - 1):
+        hanging.begin()
+    assert hanging.pass_time(10.0)
+
+
+def test_a_process_that_stood_still_does_not_take_that_for_silence() -> None:
+    hanging = Hanging()
+    for _ in range(SILENT_CALLS):
+        hanging.begin()
+    assert hanging.pass_time(30.0, asked_every_s=10.0)
+    assert hanging.pass_time(0.4)
+
+
+# Against a model: what the docstring says, told from all that ever happened
+
+
+class Model:
+    def __init__(self) -> None:
+        self.state = "closed"
+        self.forced: str | None = None
+        self.calls: list[tuple[float, bool, bool]] = []  # since it was closed
+        self.opened_at = 0.0
+        self.round = 0
+        self.probing = self.good = 0
+
+    def admits(self, now: float) -> bool:
+        if self.forced is not None:
+            return self.forced == "closed"
+        if self.state == "open":
+            return now >= self.opened_at + OPEN_S * (1 + REOPEN_JITTER)
+        return self.state == "closed" or self.probing + self.good < PROBE_PERMITS
+
+    def begin(self) -> int:
+        """0, or the round of which it is a probe."""
+        if self.forced is not None or self.state == "closed":
+            return 0
+        if self.state == "open":
+            self.probe()
+        self.probing += 1
+        return self.round
+
+    def end(self, probe: int, took_s: float, result: str, now: float) -> None:
+        if probe and probe == self.round:
+            self.probing -= 1
+        slow = took_s >= SLOW_S
+        if result == "excluded" or (result == "cancelled" and not slow) or self.forced is not None:
+            return
+        failed = result in ("failed", "cancelled")
+        if not probe and self.state == "closed":
+            self.calls.append((now, failed, slow))
+            if opens(self.calls, now):
+                self.open(now)
+        elif probe and probe == self.round and self.state == "half_open":
+            self.good += 1
+            if failed or slow:
+                self.open(now)
+            elif self.good == PROBE_PERMITS:
+                self.close()
+
+    def force(self, state: str | None, now: float) -> None:
+        if state == "open":
+            self.open(now)
+        elif state == "closed":
+            self.close()
+        elif self.state != "closed":
+            self.probe()
+        self.forced = state
+
+    def open(self, now: float) -> None:
+        self.state, self.opened_at = "open", now
+
+    def close(self) -> None:
+        self.state, self.calls = "closed", []
+
+    def probe(self) -> None:
+        self.state, self.round, self.probing, self.good = "half_open", self.round + 1, 0, 0
+
+
+ERRORS: dict[str, BaseException | None] = {
+    "good": None,
+    "failed": Broken(),
+    "excluded": Answer(),
+    "cancelled": asyncio.CancelledError(),
+}
+STEPS = st.one_of(
+    st.tuples(st.just("wait"), st.sampled_from([0.01, 0.3, SLOW_S, 2.0, OPEN_S - 2.0, 20.0])),
+    st.tuples(st.just("begin"), st.integers(1, 6)),
+    st.tuples(st.sampled_from(sorted(ERRORS)), st.integers(0, 100)),
+    st.tuples(st.just("failed"), st.integers(0, 100)),
+    # Without these, chance alone would hardly ever come to probes or fill the window.
+    st.just(("trip and wait", None)),
+    st.tuples(st.sampled_from(["many good", "many failed"]), st.integers(1, WINDOW_CALLS + 20)),
+    st.tuples(st.just("force"), st.sampled_from(["open", "closed", None, None, None])),
+)
+
+
+def single(step: tuple[str, Any]) -> list[tuple[str, Any]]:
+    """A step as what it is made of; None: the call that began last."""
+    what, value = step
+    if what == "trip and wait":
+        return [*[("begin", 1), ("failed", None)] * MIN_CALLS, ("wait", 20.0), ("begin", 2)]
+    if what.startswith("many"):
+        return [("begin", 1), (what.removeprefix("many "), None)] * value
+    return [step]
+
+
+@settings(max_examples=150)
+@given(st.lists(STEPS, max_size=60))
+def test_whatever_happens_in_whatever_order_it_does_what_the_model_does(
+    steps: list[tuple[str, Any]],
+) -> None:
+    rig, model = our_rig(), Model()
+    running: list[tuple[Any, int, float]] = []
+    for what, value in chain.from_iterable(map(single, steps)):
+        if what == "wait":
+            rig.now += value
+            window = (OPEN_S, OPEN_S * (1 + REOPEN_JITTER))
+            if model.state == "open" and window[0] <= rig.now - model.opened_at < window[1]:
+                rig.now = model.opened_at + window[1]  # when exactly it reopens is chance
+        elif what == "begin":
+            for _ in range(value):
+                permit = rig.breaker.permit()
+                try:
+                    permit.__enter__()
+                except CircuitBreakerError:
+                    assert not model.admits(rig.now)
+                else:
+                    assert model.admits(rig.now)
+                    running.append((permit, model.begin(), rig.now))
+        elif what == "force":
+            rig.breaker.force(value)
+            model.force(value, rig.now)
+        elif running:
+            permit, probe, began_at = running.pop(-1 if value is None else value % len(running))
+            error = ERRORS[what]
+            permit.__exit__(type(error) if error else None, error, None)
+            model.end(probe, rig.now - began_at, what, rig.now)
+        assert rig.state.name.lower() == model.state

@@ -177,6 +177,16 @@ PUBLIC: Final = (
         guard="operator",
         traffic="payment",
     ),
+    Endpoint(
+        "PUT",
+        "/operator/upstreams/{upstream}",
+        operators.force_upstream,
+        {200: schemas.UpstreamDocument},
+        (*BODY_PROBLEMS, problems.NotFound),
+        body=schemas.ForceRequest,
+        guard="operator",
+        traffic="payment",
+    ),
 )
 
 

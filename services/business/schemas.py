@@ -311,11 +311,21 @@ class StockMovementDocument(Document):
 
 
 class UpstreamDocument(Document):
-    """A dependency, as its breaker sees it."""
+    """A dependency, as the process that answers sees it."""
 
     name: str
     state: Literal["closed", "open", "half_open"]
+    forced: Literal["open", "closed"] | None = Field(description="held so by an operator")
     failed_in_window: int
+    in_use: int = Field(description="calls that run now")
+    limit: int = Field(description="the most that may run at once")
+    waiting: int = Field(description="calls that wait for one of them to end")
+
+
+class ForceRequest(Request):
+    """How a breaker is to be held: open, closed, or null, as it decides by itself."""
+
+    forced: Literal["open", "closed"] | None
 
 
 class UpstreamListDocument(Document):

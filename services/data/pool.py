@@ -27,6 +27,8 @@ from services.upstream import BulkheadFull, CircuitBreakerError, Upstream
 log = logger(__name__)
 
 REOPEN_S: Final = 0.5  # with three looks of the watch and the wait of /ready, back within 2 s
+# The watch asks each server ten times a second: one that has answered nobody for so long hangs.
+SILENT_S: Final = 0.5
 RECOVER_TIMEOUT_S: Final = 1.0  # a cancelled statement answers at once or the connection goes
 IDLE_LOOK_S: Final = 2.0  # a connection unused for this long is looked at: writes resume within it
 ANSWERS_WITHIN_S: Final = 1.0  # a look is one round trip; a server that is frozen never answers
@@ -84,6 +86,7 @@ class Pool:
             shares=shares,
             wait_s=wait_s,
             answers=ANSWERS,
+            silent_s=SILENT_S,
             reopen_s=REOPEN_S,
             # A transaction is left by the Problem that refuses it: no word about the database.
             failures=(*LOST, TimeoutError, asyncpg.PostgresError),

@@ -7,8 +7,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from services.business.shop import Shop
 from tests.running_stack import RunningStack
-from tests.shopping import Books, Customer, http_client
+from tests.shopping import Books, Customer, asgi_client, http_client
 
 MOVEMENTS = "/operator/stock-movements"
 
@@ -36,6 +37,7 @@ async def test_without_the_operators_token_nothing_is_shown_or_moved(
     goods = await books.goods(available=3)
     headers = {} if authorization is None else {"authorization": authorization.encode("latin-1")}
     for answer in (
+        await http.put("/operator/upstreams/valkey", json={"forced": "open"}, headers=headers),  # type: ignore[arg-type]  # the same
         await http.get("/operator/upstreams", headers=headers),  # type: ignore[arg-type]  # header values are bytes or text
         await http.post(MOVEMENTS, json=movement(goods.variant), headers=headers),  # type: ignore[arg-type]  # the same
     ):
@@ -124,4 +126,49 @@ async def test_every_dependency_is_shown_with_its_breaker(operator: httpx.AsyncC
     assert [item["name"] for item in items] == ["primary", "standby-1", "valkey", "provider"]
     assert {item["state"] for item in items} <= {"closed", "open", "half_open"}
     assert {item["state"] for item in items[:3]} == {"closed"}
+    assert all(item["in_use"] <= item["limit"] for item in items)
+    await operator.aclose()
+
+
+async def test_a_breaker_is_held_open_or_closed_and_let_go(
+    shop: Shop, books: Books, operator: httpx.AsyncClient
+) -> None:
+    """On a process of the test's own: nobody else's calls are refused."""
+    goods = await books.goods()
+    async with asgi_client(shop) as client:
+        client.headers["authorization"] = operator.headers["authorization"]
+
+        async def force(state: str | None) -> dict[str, object]:
+            answer = await client.put("/operator/upstreams/primary", json={"forced": state})
+            assert answer.status_code == 200, answer.text
+            shown: dict[str, object] = answer.json()
+            return shown
+
+        try:
+            held = await force("open")
+            assert (held["state"], held["forced"]) == ("open", "open")
+            refused = await Customer(client).order({goods.variant: 1})
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert (await client.get("/products")).status_code == 200  # the standby is another
+            assert (await force("closed"))["state"] == "closed"
+            assert (await Customer(client).order({goods.variant: 1})).status_code == 201
+        finally:
+            assert (await force(None))["forced"] is None
+    await operator.aclose()
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status"),
+    [
+        ("nobody", {"forced": None}, 404),
+        ("valkey", {}, 422),
+        ("valkey", {"forced": "ajar"}, 422),
+        ("valkey", {"forced": None, "for_s": 1}, 422),
+    ],
+)
+async def test_what_can_not_be_held_is_refused(
+    name: str, body: dict[str, object], status: int, operator: httpx.AsyncClient
+) -> None:
+    answer = await operator.put(f"/operator/upstreams/{name}", json=body)
+    assert answer.status_code == status, answer.text
     await operator.aclose()
