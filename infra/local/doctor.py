@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import resource
@@ -20,6 +21,7 @@ import psutil
 from infra.local import secret_files, servers
 from infra.local.addresses import LOOPBACK, is_free
 from infra.local.folder import ClosedFolderError, DataFolder
+from infra.local.heaviest import heaviest, table
 from infra.local.status import current
 
 Finding = tuple[bool, str]  # whether it is as it should be, and what it is
@@ -46,7 +48,27 @@ def examine(folder: DataFolder) -> int:
             print(f"{'ok   ' if fine else 'WRONG'}  {words}")
             wrong += not fine
     print(f"\n{wrong} thing{'' if wrong == 1 else 's'} wrong" if wrong else "\nnothing is wrong")
+    _say_heaviest(folder)
     return 1 if wrong else 0
+
+
+def _say_heaviest(folder: DataFolder) -> None:
+    """What the servers of a running stack spend their time on."""
+    try:
+        parts = current(folder)["parts"] if folder.is_locked() else []
+    except (PermissionError, ClosedFolderError):
+        return
+    running = {part["name"]: part["address"] for part in parts if part["pid"]}
+    addresses = {name: running[name] for name in ("primary", "standby") if name in running}
+    if not addresses:
+        return
+    try:
+        statements = asyncio.run(heaviest(folder, addresses))
+    except OSError as error:
+        print(f"\nwhich statements are heaviest is not known: {error}")
+        return
+    print("\nthe statements that took most of the servers' time:")
+    print("\n".join(table(statements)))
 
 
 def _findings(

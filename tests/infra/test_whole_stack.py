@@ -89,6 +89,19 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_stack(stack: RunningStack) ->
     assert "standby: running, streaming" in said
 
 
+def test_doctor_names_the_heaviest_statements(stack: RunningStack) -> None:
+    said = tercet(stack, "doctor").stdout
+    *_, heading, numbers = said.partition("total ms")
+    assert heading, said
+    rows = [line.split(maxsplit=4) for line in numbers.splitlines()[1:]]
+    assert len(rows) == 10
+    totals = [float(total) for total, *_ in rows]
+    assert totals == sorted(totals, reverse=True)
+    for total_ms, calls, mean_ms, server, _ in rows:
+        assert abs(float(total_ms) / int(calls) - float(mean_ms)) < 0.1
+        assert server in ("primary", "standby")
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the lines to try use curl")
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 def test_the_three_lines_to_try_work_when_they_are_pasted(stack: RunningStack, shell: str) -> None:
