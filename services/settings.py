@@ -163,7 +163,10 @@ class DatabaseSettings(ValkeySettings):
         2000, ge=10, description="longest statement of a request, held by PostgreSQL too"
     )
     cache_timeout_ms: int = Field(
-        50, ge=1, description="longest wait for Valkey before the database is asked instead"
+        40, ge=1, description="longest wait for Valkey before the database is asked instead"
+    )
+    cache_loads: int = Field(
+        16, ge=1, description="pages and lists that one process reads from the database at once"
     )
     standby_lag_limit_ms: int = Field(
         1000, ge=1, description="a standby further behind than this is not read from"

@@ -47,6 +47,7 @@ class TagSubscriber:
         self._purges: list[Callable[[list[str], int], None]] = []
         # For each relay that speaks: the sequence number expected next, and when it was heard.
         self._relays: dict[str, tuple[int, float]] = {}
+        self._silent_at = 0.0  # no relay that speaks has been silent for too long before this
         self._verified_since = float("-inf")
         self._lost = False
 
@@ -59,7 +60,9 @@ class TagSubscriber:
 
         What was filled before that moment may have missed a purge.
         """
-        self._forget_silent(time.monotonic())
+        now = time.monotonic()
+        if now >= self._silent_at:  # asked for with each page, so the short way first
+            self._forget_silent(now)
         return self._verified_since if self._relays else None
 
     async def run(self) -> None:
@@ -102,6 +105,7 @@ class TagSubscriber:
         if message.sequence != expected:
             self._verified_since = now
         self._relays[message.relay] = (message.sequence + 1, now)
+        self._silent_at = min(at for _, at in self._relays.values()) + SILENCE_S
         if message.tags:
             for purge in self._purges:
                 purge(message.tags, message.position)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from services.settings import ValkeySettings
@@ -25,5 +27,7 @@ def connect(settings: ValkeySettings, *, timeout_s: float) -> Redis:
         socket_connect_timeout=timeout_s,
         socket_timeout=timeout_s,
         protocol=3,
+        # Once, for a connection that has died in the pool; redis-py would wait and try three times.
+        retry=Retry(NoBackoff(), 1),
     )
     return Redis.from_pool(pool)  # which it closes, as it would not close one that it is only lent

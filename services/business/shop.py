@@ -15,10 +15,8 @@ from services.business.providers.sandbox_adapter import open_sandbox
 from services.business.rounds import Rounds
 from services.data.cache import Cache
 from services.data.db import Database
-from services.data.outbox import wake_relay
 from services.data.pages import Page
 from services.data.store import Store, open_store
-from services.deadline import Deadline
 from services.settings import BusinessSettings
 from services.upstream import Upstream
 from services.watchdog import Watchdog
@@ -85,11 +83,8 @@ class Shop:
 
         Nobody waits for it: what is committed is answered, however late it is by then.
         """
-
-        async def wake(_: Deadline) -> None:
-            await wake_relay(self.store.valkey)
-
-        self.hand_over(self.store.valkey_upstream.call(wake, Deadline.after(1.0)))
+        if self.store.wake_ups.ask():
+            self.hand_over(self.store.wake_ups.send())
 
 
 @asynccontextmanager
@@ -117,7 +112,7 @@ def _cache(store: Store, name: str, *, version: int, ttl_s: float) -> Cache[Page
         ttl_s=ttl_s,
         size_of=lambda held: len(held.body),
         database=store.database,
-        valkey=store.valkey,
-        upstream=store.valkey_upstream,
+        valkey=store.cached,
         stream=store.tags,
+        loads=store.loads,
     )

@@ -3,55 +3,37 @@
 A value remembers the WAL position that the node it was read from had replayed. A purge carries the
 position at which the change is visible. A value behind a purge of one of its tags is never used
 and never stored, so that neither a slow reader nor a lagging standby puts an old page back.
+
+One load a key runs at a time: in a process by the task that all its readers wait for, among
+processes by a lease in Valkey. A value that is only past its time is shown while it is loaded anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import random
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-import msgspec
-from redis.asyncio import Redis
-
+from services.data.counts import Counts
 from services.data.db import Database, Reads
+from services.data.joined import JoinedValkey
+from services.data.lease import Lease
+from services.data.loads import Loads
+from services.data.memory import STALE_S, Entry, Memory
+from services.data.shared import UNVERIFIED_TTL_S, Away, Shared
 from services.data.sources import Reader
-from services.data.tags import POSITION_KEY
-from services.deadline import Deadline, current_deadline, deadline_or
+from services.deadline import Deadline, current_deadline
 from services.tags import TagSubscriber
-from services.upstream import Ok, Upstream
 
 T = TypeVar("T")
 Load = Callable[[Reader], Awaitable[tuple[T, Sequence[str]] | None]]
 
-MEMORY_BYTES: Final = 32 * 2**20  # about 8,000 pages of 3 KB, or 1,300 lists of 24 KB
-ENTRY_BYTES: Final = 1024  # key, etag, tags, and what finds them again: 986 were measured
 MEMORY_TTL_S: Final = 10.0
-UNVERIFIED_TTL_S: Final = 1.0  # how long a value is used while the tag stream is not to be trusted
 MISSING_TTL_S: Final = 2.0  # "there is no such thing" is asked again soon
-JITTER: Final = 0.1  # what was filled together does not expire together
-PURGES_KEPT: Final = 10_000
 LOAD_TIMEOUT_S: Final = 2.0
 RELOADS: Final = 3  # where purges come faster than loads end, the value is given and not held
-
-
-class Entry(msgspec.Struct, Generic[T]):
-    """A value with where and when it was read: position in bytes of WAL, times in seconds.
-
-    filled_at, when it was read or last found to be behind no purge, is the wall clock, because it
-    crosses processes; expires_at is monotonic. size_bytes is what it takes of MEMORY_BYTES.
-    """
-
-    value: T
-    tags: list[str]
-    position: int
-    filled_at: float
-    expires_at: float = 0.0
-    size_bytes: int = 0
 
 
 class Found(NamedTuple, Generic[T]):
@@ -62,17 +44,26 @@ class Found(NamedTuple, Generic[T]):
 
 
 class _Loading(Generic[T]):
-    """A load under way: what it needs rises with those who join it."""
+    """A load under way: what it needs rises with those who join it.
+
+    alone: Valkey did not answer, and is not asked again for this load.
+    """
 
     def __init__(self, needed: int) -> None:
         self.needed = needed
+        self.alone = False
         self.task: asyncio.Task[Entry[T | None]]
+
+
+def _always(_: object) -> bool:
+    return True
 
 
 class Cache(Generic[T]):
     """Values of one kind under `name:key`; version is raised when the shape of T changes.
 
-    size_of tells about how many bytes a value takes: values are held up to MEMORY_BYTES.
+    size_of tells about how many bytes a value takes: values are held up to MEMORY_BYTES. loads is
+    shared by all caches of a process.
     """
 
     def __init__(
@@ -84,117 +75,191 @@ class Cache(Generic[T]):
         ttl_s: float,
         size_of: Callable[[T], int],
         database: Database,
-        valkey: Redis,
-        upstream: Upstream,
+        valkey: JoinedValkey,
         stream: TagSubscriber,
+        loads: Loads,
     ) -> None:
-        self._prefix = f"tercet:{name}:{version}:"
+        self.name = name
+        self.counts = Counts()
+        self.memory = Memory[T](size_of)
+        self.shared = Shared[T](
+            f"{name}:{version}:", kind, valkey=valkey, stream=stream, memory=self.memory
+        )
         self._ttl_s = ttl_s
-        self._size_of = size_of
         self._database = database
-        self._valkey = valkey
-        self._upstream = upstream
-        self._memory: OrderedDict[str, Entry[T | None]] = OrderedDict()
-        self._memory_bytes = 0
-        self._expiries: list[tuple[float, str]] = []  # a heap; also of what is gone already
-        self._keys_by_tag: dict[str, set[str]] = {}
-        self._purged: OrderedDict[str, int] = OrderedDict()
-        self._loading: dict[str, _Loading[T]] = {}
-        self._decode = msgspec.msgpack.Decoder(Entry[kind]).decode  # type: ignore[valid-type]
-        self._encode = msgspec.msgpack.Encoder().encode
         self._stream = stream
+        self._loads = loads
+        self._loading: dict[str, _Loading[T]] = {}
+        self._storing: set[asyncio.Task[Any]] = set()
         stream.on_purge(self.purge)
 
     async def get(
-        self,
-        key: str,
-        load: Load[T],
-        *,
-        needed: int = 0,
-        keep: Callable[[T], bool] = lambda _: True,
+        self, key: str, load: Load[T], *, needed: int = 0, keep: Callable[[T], bool] = _always
     ) -> Found[T] | None:
         """The value under key, or what `load` returns: a value and its tags, None if there is none.
 
         load is given something to read from that has replayed the purges of those tags. One load a
         key runs at a time and serves all who wait. A value for which keep() is false is not held.
         What is returned is not behind `needed`, a purge that the caller may have heard of first.
+        Raises Unavailable where the database has as many loads to do as it may.
         """
         while True:
-            entry = self._memory.get(key)
-            if entry is not None and entry.position >= needed and self._fresh(entry):
-                self._memory.move_to_end(key)
+            entry, now = self.memory.entries.get(key), time.monotonic()
+            if entry is None or entry.position < needed or not self._shown(entry, now):
+                entry = await asyncio.shield(self._begun(key, load, keep, needed).task)
             else:
-                entry = await self._loaded(key, load, keep, needed)
+                self.memory.entries.move_to_end(key)
+                self.counts.memory += 1
+                if now >= entry.expires_at:
+                    self.counts.stale += 1
+                    self._begun(key, load, keep, needed)
             # A load may have been too far on to heed who joined it: then it is that one's turn.
             if entry.position >= needed:
                 return None if entry.value is None else Found(entry.value, entry.position)
 
     def held(self, key: str, needed: int = 0) -> Found[T] | None:
-        """The value under key, where `get` would give it from process memory."""
-        entry = self._memory.get(key)
-        if entry is None or entry.position < needed or not self._fresh(entry):
+        """The value under key, where `get` would give it from memory and load nothing."""
+        entry, now = self.memory.entries.get(key), time.monotonic()
+        if entry is None or entry.value is None or entry.position < needed:
             return None
-        self._memory.move_to_end(key)
-        return None if entry.value is None else Found(entry.value, entry.position)
+        if now >= entry.expires_at or not self._shown(entry, now):
+            return None
+        self.memory.entries.move_to_end(key)
+        self.counts.memory += 1
+        return Found(entry.value, entry.position)
+
+    async def settled(self) -> None:
+        """Wait until nothing is being loaded or stored."""
+        while tasks := [*(loading.task for loading in self._loading.values()), *self._storing]:
+            await asyncio.wait(tasks)
+            await asyncio.sleep(0)  # in which they are put away
 
     def purge(self, tags: list[str], position: int) -> None:
         """Drop what carries one of the tags, and remember up to where it is old."""
-        for tag in tags:
-            self._purged[tag] = max(position, self._purged.pop(tag, 0))
-            for key in self._keys_by_tag.pop(tag, ()):
-                self._forget(key)
-        while len(self._purged) > PURGES_KEPT:
-            self._purged.popitem(last=False)
+        self.memory.purge(tags, position)
 
-    async def _loaded(
+    def _shown(self, entry: Entry[T | None], now: float) -> bool:
+        """Whether it may be shown: also a while past its time, but never behind a purge."""
+        if now >= entry.expires_at and (entry.value is None or now >= entry.expires_at + STALE_S):
+            return False
+        if now - entry.read_at < UNVERIFIED_TTL_S:
+            return True
+        since = self._stream.verified_since()
+        return since is not None and entry.read_at > since  # else a purge may have gone unheard
+
+    def _begun(
         self, key: str, load: Load[T], keep: Callable[[T], bool], needed: int
-    ) -> Entry[T | None]:
-        """Join the load of this key that is under way, or begin one."""
+    ) -> _Loading[T]:
+        """The load of this key that is under way, or a new one.
+
+        It is a task of its own: a reader that gives up must not take it away from the others.
+        """
         loading = self._loading.get(key)
-        if loading is None:
+        # One that has ended may be behind a purge that came in the same turn of the loop.
+        if loading is None or loading.task.done():
             loading = self._loading[key] = _Loading(needed)
             loading.task = asyncio.create_task(self._fill(key, load, keep, loading))
-            loading.task.add_done_callback(lambda task: self._ended(key, task))
+            loading.task.add_done_callback(partial(self._ended, key, loading))
         loading.needed = max(loading.needed, needed)
-        # A reader that gives up must not take the load away from the others.
-        return await asyncio.shield(loading.task)
+        return loading
 
-    def _ended(self, key: str, task: asyncio.Task[Entry[T | None]]) -> None:
-        del self._loading[key]
-        if not task.cancelled():
-            task.exception()  # seen: whoever waited has had it raised, and maybe nobody waited
-
-    def _fresh(self, entry: Entry[Any]) -> bool:
-        if time.monotonic() >= entry.expires_at:
-            return False
-        age_s = time.time() - entry.filled_at
-        since = self._stream.verified_since()
-        verified = since is not None and age_s < time.monotonic() - since
-        return verified or age_s < UNVERIFIED_TTL_S
+    def _ended(self, key: str, loading: _Loading[T], task: asyncio.Task[Entry[T | None]]) -> None:
+        if self._loading.get(key) is loading:
+            del self._loading[key]
+        if not task.cancelled() and task.exception() is not None:
+            self.counts.failures += 1  # whoever waited has it raised, and maybe nobody waited
 
     async def _fill(
         self, key: str, load: Load[T], keep: Callable[[T], bool], loading: _Loading[T]
     ) -> Entry[T | None]:
         # The leader's deadline is its own; those who joined it may have more time.
         current_deadline.set(Deadline.after(LOAD_TIMEOUT_S))
-        stored = await self._from_valkey(key)
-        if stored is not None and stored.position >= loading.needed:
-            self._remember(key, stored)
-            return stored
-        entry = await self._load(load, loading.needed)
-        behind = max(await self._purges_of(entry.tags), loading.needed)
-        for _ in range(RELOADS):
-            if entry.position >= behind:
-                break
-            entry = await self._load(load, behind)
-            # A purge may have come meanwhile, and after it readers who must not get the past.
-            behind = self._purges_known(entry.tags)
-        if entry.value is None:
-            self._remember(key, entry, ttl_s=MISSING_TTL_S)
-        elif keep(entry.value) and entry.position >= self._purges_known(entry.tags):
-            self._remember(key, entry)
-            await self._to_valkey(key, entry)
+        entry = await self._stored(key, loading)
+        if entry is not None:
+            return entry
+        lease = self.shared.lease(key)
+        for another_has_loaded in (False, True):
+            # The place comes first: a lease is for who loads now, not for who waits to.
+            async with self._loads.place() as waited:
+                if waited and (entry := await self._stored(key, loading)) is not None:
+                    return entry
+                taken = None if loading.alone else await lease.take()
+                if taken is not False or another_has_loaded:
+                    entry = await self._loaded(load, loading, lease)
+                    self._hold(key, entry, keep, lease)
+                    return entry
+            entry = await self._waited_for(key, loading)
+            if entry is not None:
+                return entry
+            # It is too slow, or what it loaded is not for all: one load in each process then, and
+            # whoever has the lease next stores.
+        raise AssertionError("the second time it loads")
+
+    async def _stored(self, key: str, loading: _Loading[T]) -> Entry[T | None] | None:
+        """What Valkey has, if it will do; it is in memory then."""
+        if loading.alone:
+            return None
+        try:
+            entry = await self.shared.get(key)
+        except Away:
+            loading.alone = True
+            return None
+        return self._taken(key, entry, loading)
+
+    async def _waited_for(self, key: str, loading: _Loading[T]) -> Entry[T | None] | None:
+        """What the process that has the lease stores, if it will do; it is in memory then."""
+        self.counts.lease_waits += 1
+        try:
+            entry = await self.shared.wait(key, loading.needed)
+        except Away:
+            loading.alone = True
+            return None
+        self.counts.lease_hits += entry is not None
+        return self._taken(key, entry, loading)
+
+    def _taken(
+        self, key: str, entry: Entry[T | None] | None, loading: _Loading[T]
+    ) -> Entry[T | None] | None:
+        if entry is None or entry.position < loading.needed:
+            return None
+        self.counts.valkey += 1
+        self._remember(key, entry)
         return entry
+
+    async def _loaded(self, load: Load[T], loading: _Loading[T], lease: Lease) -> Entry[T | None]:
+        """Load until nothing is known that makes it old."""
+        try:
+            entry = await self._load(load, loading.needed)
+            behind = 0 if loading.alone else await self._purged_elsewhere(entry.tags)
+            behind = max(behind, self.memory.purged(entry.tags), loading.needed)
+            for _ in range(RELOADS):
+                if entry.position >= behind:
+                    break
+                entry = await self._load(load, behind)
+                # A purge may have come meanwhile, and after it readers who must not get the past.
+                behind = self.memory.purged(entry.tags)
+        except Exception:
+            self._behind(lease.release())
+            raise
+        return entry
+
+    def _hold(
+        self, key: str, entry: Entry[T | None], keep: Callable[[T], bool], lease: Lease
+    ) -> None:
+        """In memory now and in Valkey soon, if it may be; nothing is waited for since the check."""
+        wanted = entry.value is None or keep(entry.value)
+        if wanted and entry.position >= self.memory.purged(entry.tags):
+            self._remember(key, entry)
+            life_s = MISSING_TTL_S if entry.value is None else self._ttl_s
+            self._behind(self.shared.put(key, entry, lease, life_s))
+        else:
+            self._behind(lease.release())
+
+    async def _purged_elsewhere(self, tags: Sequence[str]) -> int:
+        try:
+            return await self.shared.purged(tags)
+        except Away:
+            return 0
 
     async def _load(self, load: Load[T], needed: int) -> Entry[T | None]:
         """Load from nodes that have replayed `needed`.
@@ -202,6 +267,7 @@ class Cache(Generic[T]):
         Which ones, and where they stand, is decided once and before the first read: a standby that
         becomes fit between two statements must not answer under another one's position.
         """
+        self.counts.loads += 1
         sources = self._database.readers(needed)
         position = min(max(source.position, needed) for source in sources)
         filled_at = time.time()
@@ -209,89 +275,16 @@ class Cache(Generic[T]):
         value, tags = found if found is not None else (None, ())
         return Entry(value, list(tags), position, filled_at)
 
-    def _purges_known(self, tags: Sequence[str]) -> int:
-        return max((self._purged.get(tag, 0) for tag in tags), default=0)
-
-    async def _purges_of(self, tags: Sequence[str]) -> int:
-        """The newest purge of the tags that this process or Valkey knows of, in bytes of WAL."""
-        return max(await self._purges_stored(tags) or 0, self._purges_known(tags))
-
-    async def _purges_stored(self, tags: Sequence[str]) -> int | None:
-        """The same of Valkey alone; None where it can not be asked."""
-        if not tags:
-            return 0
-
-        async def read(_: Deadline) -> int:
-            positions = await self._valkey.mget([POSITION_KEY + tag for tag in tags])
-            return max((int(position) for position in positions if position), default=0)
-
-        outcome = await self._upstream.call(read, deadline_or(LOAD_TIMEOUT_S))
-        return outcome.value if isinstance(outcome, Ok) else None
-
-    async def _from_valkey(self, key: str) -> Entry[T | None] | None:
-        """The stored entry, unless it is, or may be, behind a purge of one of its tags."""
-
-        async def read(_: Deadline) -> bytes | None:
-            return cast("bytes | None", await self._valkey.get(self._prefix + key))
-
-        outcome = await self._upstream.call(read, deadline_or(LOAD_TIMEOUT_S))
-        if not isinstance(outcome, Ok) or outcome.value is None:
-            return None
-        try:
-            entry: Entry[T | None] = self._decode(outcome.value)
-        except msgspec.DecodeError:
-            return None
-        checked_at = time.time()
-        stored = await self._purges_stored(entry.tags)
-        if stored is None or entry.position < max(stored, self._purges_known(entry.tags)):
-            return None
-        if self._stream.verified_since() is not None:
-            # Valkey knows every purge that was relayed: as of now it is as good as just filled.
-            entry.filled_at = checked_at
-            return entry
-        # While no relay is heard, only youth will do.
-        return entry if time.time() - entry.filled_at < UNVERIFIED_TTL_S else None
-
-    async def _to_valkey(self, key: str, entry: Entry[T | None]) -> None:
-        ttl_ms = int(self._ttl_s * 1000 * random.uniform(1 - JITTER, 1))  # noqa: S311 - jitter
-
-        async def write(_: Deadline) -> None:
-            await self._valkey.set(self._prefix + key, self._encode(entry), px=ttl_ms)
-
-        await self._upstream.call(write, deadline_or(LOAD_TIMEOUT_S))
-
-    def _remember(self, key: str, entry: Entry[T | None], *, ttl_s: float = MEMORY_TTL_S) -> None:
-        self._forget(key)
-        entry.expires_at = time.monotonic() + ttl_s * random.uniform(1 - JITTER, 1)  # noqa: S311
-        entry.size_bytes = ENTRY_BYTES + (0 if entry.value is None else self._size_of(entry.value))
-        if entry.size_bytes > MEMORY_BYTES:
+    def _remember(self, key: str, entry: Entry[T | None]) -> None:
+        if entry.value is not None:
+            self.memory.keep(key, entry, MEMORY_TTL_S)
             return
-        self._make_room(entry.size_bytes)
-        self._memory[key] = entry
-        self._memory_bytes += entry.size_bytes
-        heapq.heappush(self._expiries, (entry.expires_at, key))
-        for tag in entry.tags:
-            self._keys_by_tag.setdefault(tag, set()).add(key)
+        # Nothing purges what is not there, so its time goes on where another process asked.
+        age_s = min(max(0.0, time.time() - entry.filled_at), MISSING_TTL_S)
+        self.memory.keep(key, entry, MISSING_TTL_S - age_s)
 
-    def _make_room(self, size_bytes: int) -> None:
-        """Let go of all that has expired, then of what has not been asked for the longest."""
-        now = time.monotonic()
-        while self._expiries and self._expiries[0][0] <= now:
-            expires_at, key = heapq.heappop(self._expiries)
-            entry = self._memory.get(key)
-            if entry is not None and entry.expires_at == expires_at:
-                self._forget(key)
-        while self._memory and self._memory_bytes + size_bytes > MEMORY_BYTES:
-            self._forget(next(iter(self._memory)))
-
-    def _forget(self, key: str) -> None:
-        entry = self._memory.pop(key, None)
-        if entry is None:
-            return
-        self._memory_bytes -= entry.size_bytes
-        for tag in entry.tags:
-            keys = self._keys_by_tag.get(tag)
-            if keys is not None:
-                keys.discard(key)
-                if not keys:
-                    del self._keys_by_tag[tag]
+    def _behind(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Let it be done while the readers have their answer already."""
+        task = asyncio.create_task(work)
+        self._storing.add(task)
+        task.add_done_callback(self._storing.discard)

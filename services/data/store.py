@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from services import valkey as valkey_connection
 from services.data.db import Database
+from services.data.joined import JoinedValkey
+from services.data.loads import Loads
 from services.data.pool import Pool
 from services.data.sources import Primary, Reader, Replica
 from services.data.standbys import Watch
+from services.data.wake import WakeUps
 from services.settings import DatabaseSettings
 from services.tags import TagSubscriber
 from services.tasks import end_tasks
@@ -32,6 +36,9 @@ class Store:
     database: Database
     valkey: Redis
     valkey_upstream: Upstream
+    cached: JoinedValkey
+    loads: Loads
+    wake_ups: WakeUps
     tags: TagSubscriber
 
 
@@ -43,10 +50,12 @@ async def open_store(settings: DatabaseSettings) -> AsyncIterator[Store]:
     valkey = valkey_connection.connect(settings, timeout_s=timeout_s)
     # A subscriber waits in silence by design; its reads are bounded by get_message's own timeout.
     listening = valkey_connection.connect(settings, timeout_s=5.0)
+    upstream = _valkey_upstream(settings)
     tags = TagSubscriber(listening)
     tasks = [asyncio.create_task(Watch(database).run()), asyncio.create_task(tags.run())]
     try:
-        yield Store(database, valkey, _valkey_upstream(settings), tags)
+        cached, loads = JoinedValkey(valkey, upstream), Loads(settings.cache_loads)
+        yield Store(database, valkey, upstream, cached, loads, WakeUps(cached), tags)
     finally:
         await end_tasks(*tasks)
         await database.close()
@@ -97,11 +106,18 @@ def _database(settings: DatabaseSettings) -> Database:
 
 
 def _valkey_upstream(settings: DatabaseSettings) -> Upstream:
-    """The limits round each call of the cache: late is as bad as away, the database answers."""
+    """The limits round each call of the cache: late is as bad as away, the database answers.
+
+    What needs half of the time is slow: PostgreSQL has a page in less. One that is full says no to
+    what is to be stored, and is asked as before.
+    """
+    timeout_s = settings.cache_timeout_ms / 1000
     return Upstream(
         "valkey",
-        timeout_s=settings.cache_timeout_ms / 1000,
+        timeout_s=timeout_s,
         max_concurrent=4 * valkey_connection.CONNECTIONS,
+        answers=(ResponseError,),
+        slow_s=timeout_s / 2,
     )
 
 

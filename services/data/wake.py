@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from redis.asyncio import Redis
+
 from services import valkey
+from services.data.joined import JoinedValkey
 from services.data.tags import WAKE_CHANNEL
 from services.settings import ValkeySettings
 from services.tags import RECONNECT_S
@@ -19,6 +22,41 @@ log = logger(__name__)
 
 LISTEN_S: Final = 5.0
 RENEW_S: Final = 60.0
+
+
+class WakeUps:
+    """Tells the relays that there is something to publish: called after each commit.
+
+    One PUBLISH serves all the commits that came while the one before it was under way.
+    """
+
+    def __init__(self, valkey: JoinedValkey) -> None:
+        self._valkey = valkey
+        self._wanted = False
+        self._sending = False
+        self.asked = 0
+        self.sent = 0
+
+    def ask(self) -> bool:
+        """Have one sent; whether the caller has to run `send`, because nobody does."""
+        self.asked += 1
+        self._wanted = True
+        first, self._sending = not self._sending, True
+        return first
+
+    async def send(self) -> None:
+        """Send until nobody asks any more. What does not arrive is found by the relay's polling."""
+        try:
+            while self._wanted:
+                self._wanted = False
+                self.sent += 1
+                await self._valkey.call(_publish)
+        finally:
+            self._sending = False
+
+
+async def _publish(valkey: Redis) -> None:
+    await valkey.publish(WAKE_CHANNEL, b"")
 
 
 class Wake:

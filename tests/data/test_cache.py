@@ -4,116 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
-from uuid import uuid4
 
 import msgspec
 import pytest
-import pytest_asyncio
 from redis.asyncio import Redis
 
-from services.data.cache import ENTRY_BYTES, RELOADS, UNVERIFIED_TTL_S, Cache, Entry
+from services.data.cache import RELOADS, Cache
+from services.data.memory import Entry
+from services.data.shared import UNVERIFIED_TTL_S
 from services.data.sources import Reader
 from services.data.store import Store
 from services.data.tags import POSITION_KEY
 from services.deadline import Deadline, current_deadline
 from services.problems import GatewayTimeout, Unavailable
-from services.tags import TagMessage, TagSubscriber
+from services.tags import TagSubscriber
 from services.upstream import Upstream
+from tests.data.caching import FAR, MakeCache, Source, Thing, heard, text_of, things
 from tests.faults.waiting import until
 
 READERS = 200
 LOADED_WITHIN_S = 5.0
-FAR = 2**60  # a position no server ever reaches
-
-
-class Thing(msgspec.Struct, frozen=True):
-    text: str
-
-
-def size_of(thing: Thing) -> int:
-    return len(thing.text)
-
-
-class Source:
-    """What is cached: a value that changes, whose loads are counted and can be held up."""
-
-    def __init__(self, text: str = "old", tag: str = "") -> None:
-        self.text = text
-        self.tag = tag or uuid4().hex
-        self.loads = 0
-        self.reading = asyncio.Event()
-        self.let_go = asyncio.Event()
-        self.let_go.set()
-
-    async def load(self, reader: Reader) -> tuple[Thing, Sequence[str]] | None:
-        """Reads the value first and is slow to return it, as a slow reader is."""
-        self.loads += 1
-        seen = self.text
-        self.reading.set()
-        await self.let_go.wait()
-        return (Thing(seen), [self.tag]) if seen else None
-
-
-def heard(subscriber: TagSubscriber, *tags: str, position: int = 0, sequence: int = 1) -> None:
-    """Let a message in, as from a relay."""
-    message = TagMessage("relay", sequence, position, list(tags))
-    subscriber.receive(msgspec.json.encode(message))
-
-
-@pytest_asyncio.fixture
-async def valkey(valkey_url: str) -> AsyncIterator[Redis]:
-    client = Redis.from_url(valkey_url)
-    yield client
-    await client.aclose()
-
-
-@pytest_asyncio.fixture
-async def stream(valkey: Redis) -> TagSubscriber:
-    """A tag stream on which only this test speaks; a first message has been heard."""
-    subscriber = TagSubscriber(valkey)
-    heard(subscriber)
-    return subscriber
-
-
-MakeCache = Callable[[], Cache[Thing]]
-
-
-@pytest.fixture
-def make_cache(store: Store, stream: TagSubscriber) -> MakeCache:
-    """Caches of one kind, as in several processes: they share Valkey and nothing else."""
-    name = f"test-{uuid4().hex}"
-
-    def make() -> Cache[Thing]:
-        return Cache(
-            name,
-            Thing,
-            version=1,
-            ttl_s=30.0,
-            size_of=size_of,
-            database=store.database,
-            valkey=store.valkey,
-            upstream=Upstream("valkey", timeout_s=1.0, max_concurrent=64),
-            stream=stream,
-        )
-
-    return make
-
-
-@pytest.fixture
-def cache(make_cache: MakeCache) -> Cache[Thing]:
-    return make_cache()
-
-
-async def text_of(
-    cache: Cache[Thing], source: Source, key: str = "key", *, needed: int = 0
-) -> str | None:
-    found = await cache.get(key, source.load, needed=needed)
-    if found is None:
-        return None
-    assert found.position >= needed
-    return found.value.text
 
 
 async def settle_positions(store: Store) -> int:
@@ -252,7 +164,7 @@ async def test_purges_without_end_do_not_hold_up_a_reader(
     assert found is not None
     assert found == (Thing("old"), FAR + RELOADS)  # and it says that it is behind the last purge
     assert source.loads == 1 + RELOADS
-    assert not cache._memory
+    assert not cache.memory.entries
 
 
 async def test_a_process_that_starts_later_knows_of_purges_before_its_time(
@@ -397,7 +309,7 @@ async def test_what_is_corrupt_in_valkey_is_not_used(
 
 
 async def only_key(valkey: Redis, cache: Cache[Thing]) -> str:
-    prefix: str = cache._prefix
+    prefix: str = cache.shared.prefix
     (key,) = [key async for key in valkey.scan_iter(match=prefix + "*", count=1000)]
     return str(key.decode())
 
@@ -417,17 +329,7 @@ async def test_silence_on_the_tag_stream_makes_entries_unverified_and_drops_none
 ) -> None:
     silent = TagSubscriber(valkey)  # it has never heard anything
     source = Source()
-    cache = Cache(
-        f"test-{uuid4().hex}",
-        Thing,
-        version=1,
-        ttl_s=30.0,
-        size_of=size_of,
-        database=store.database,
-        valkey=store.valkey,
-        upstream=store.valkey_upstream,
-        stream=silent,
-    )
+    cache = things(store, silent, valkey)
     await text_of(cache, source)
     await text_of(cache, source)
     assert source.loads == 1  # for a second it is still used
@@ -449,7 +351,7 @@ async def test_a_purge_that_was_missed_is_made_up_for_after_the_gap(
     await valkey.set(POSITION_KEY + source.tag, FAR)  # message 2, which never arrives
     assert await text_of(cache, source) == "old"
     heard(stream, sequence=3)
-    assert list(cache._memory) == ["key"]  # nothing is thrown away
+    assert list(cache.memory.entries) == ["key"]  # nothing is thrown away
 
     async def is_new() -> bool:
         heard(stream, sequence=stream._relays["relay"][0])
@@ -479,17 +381,8 @@ async def test_without_valkey_values_come_from_the_database_and_stay_in_memory(
     store: Store, stream: TagSubscriber
 ) -> None:
     nobody = Redis.from_url("redis://127.0.0.1:1", socket_connect_timeout=0.05)
-    cache = Cache(
-        "test",
-        Thing,
-        version=1,
-        ttl_s=30.0,
-        size_of=size_of,
-        database=store.database,
-        valkey=nobody,
-        upstream=Upstream("valkey", timeout_s=0.05, max_concurrent=64),
-        stream=stream,
-    )
+    upstream = Upstream("valkey", timeout_s=0.05, max_concurrent=64)
+    cache = things(store, stream, nobody, upstream=upstream)
     source = Source()
     started_at = time.monotonic()
     assert await text_of(cache, source) == "old"
@@ -515,47 +408,6 @@ async def test_a_load_that_fails_fails_its_readers_and_is_tried_again(
     assert [type(answer) for answer in answers] == [Unavailable] * 3
     assert source.loads == 1
     assert await text_of(cache, source) == "old"
-
-
-async def test_memory_is_bounded_and_forgets_the_tags_of_what_it_drops(
-    cache: Cache[Thing], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.data.cache.MEMORY_BYTES", 3 * (ENTRY_BYTES + len("old")))
-    monkeypatch.setattr("services.data.cache.PURGES_KEPT", 3)
-    sources = [Source(tag=f"tag-{number}") for number in range(5)]
-    for number, source in enumerate(sources):
-        await text_of(cache, source, key=str(number))
-    assert list(cache._memory) == ["2", "3", "4"]
-    assert set(cache._keys_by_tag) == {"tag-2", "tag-3", "tag-4"}
-    cache.purge([f"tag-{number}" for number in range(5)], 7)
-    assert not cache._memory
-    assert not cache._keys_by_tag
-    assert cache._memory_bytes == 0
-    assert list(cache._purged) == ["tag-2", "tag-3", "tag-4"]
-
-
-async def test_a_large_value_takes_the_place_of_many_small_ones(
-    cache: Cache[Thing], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.data.cache.MEMORY_BYTES", 5 * (ENTRY_BYTES + len("old")))
-    for key in ("1", "2", "3", "4"):
-        await text_of(cache, Source(), key=key)
-    await text_of(cache, Source(), key="1")  # asked for again: "2" is the oldest now
-    await text_of(cache, Source(text="x" * 3 * ENTRY_BYTES), key="large")
-    await text_of(cache, Source(text="x" * 6 * ENTRY_BYTES), key="too large")
-    assert list(cache._memory) == ["1", "large"]
-    assert cache._memory_bytes == sum(entry.size_bytes for entry in cache._memory.values())
-
-
-async def test_what_has_expired_goes_before_what_has_not(
-    cache: Cache[Thing], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("services.data.cache.MEMORY_BYTES", 3 * (ENTRY_BYTES + len("old")))
-    await text_of(cache, Source(tag="lasting"), key="lasting")
-    cache._remember("expired", Entry(Thing("old"), ["expired"], 0, 0.0), ttl_s=0.0)
-    await text_of(cache, Source(tag="new"), key="new")
-    assert list(cache._memory) == ["lasting", "new"]
-    assert set(cache._keys_by_tag) == {"lasting", "new"}
 
 
 async def test_a_deadline_that_is_over_in_the_load_is_told_as_such(cache: Cache[Thing]) -> None:

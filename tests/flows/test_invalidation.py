@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from services.business.shop import Shop, open_shop
-from services.data.cache import UNVERIFIED_TTL_S
+from services.data.shared import UNVERIFIED_TTL_S
 from tests.faults.figures import record
 from tests.faults.proxy import Accept, Direction, FaultProxy
 from tests.faults.waiting import until

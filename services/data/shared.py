@@ -1,0 +1,112 @@
+"""The values of a cache in Valkey, where all processes share them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from services.data.joined import JoinedValkey
+from services.data.lease import LEASE_S, Lease
+from services.data.memory import JITTER, Entry, Memory
+from services.data.tags import POSITION_KEY
+from services.tags import TagSubscriber
+
+T = TypeVar("T")
+
+UNVERIFIED_TTL_S: Final = 1.0  # how long a value is used while the tag stream is not to be trusted
+POLL_S: Final = 0.005  # about as long as a page is loaded: who waits for one waits 1.5 times that
+
+
+class Away(Exception):
+    """Valkey can not be asked now."""
+
+
+class Shared(Generic[T]):
+    """Entries under prefix and key. An entry that is, or may be, behind a purge is as none."""
+
+    def __init__(
+        self,
+        prefix: str,
+        kind: type[T],
+        *,
+        valkey: JoinedValkey,
+        stream: TagSubscriber,
+        memory: Memory[T],
+    ) -> None:
+        self.prefix = f"tercet:{prefix}"
+        self._lease_prefix = f"tercet:lease:{prefix}"
+        self._valkey = valkey
+        self._stream = stream
+        self._memory = memory
+        self._decode = msgspec.msgpack.Decoder(Entry[kind | None]).decode  # type: ignore[valid-type]
+        self._encode = msgspec.msgpack.Encoder().encode
+
+    async def get(self, key: str) -> Entry[T | None] | None:
+        """The entry, if it will do; raises Away."""
+        (stored,) = await self._read([self.prefix + key])
+        return None if stored is None else await self._checked(stored)
+
+    def lease(self, key: str) -> Lease:
+        return Lease(self._valkey, self._lease_key(key))
+
+    async def wait(self, key: str, needed: int) -> Entry[T | None] | None:
+        """What the process that has the lease stores; raises Away.
+
+        None once it has given the lease back, or lost it, without an entry that will do.
+        """
+        keys = [self._lease_key(key), self.prefix + key]
+        give_up_at = time.monotonic() + LEASE_S
+        seen: bytes | None = None
+        while True:
+            held, stored = await self._read(keys)
+            if stored is not None and stored != seen:
+                seen = stored
+                entry = await self._checked(stored)
+                if entry is not None and entry.position >= needed:
+                    return entry
+            if held is None or time.monotonic() >= give_up_at:
+                return None
+            await asyncio.sleep(POLL_S)
+
+    async def put(self, key: str, entry: Entry[T | None], lease: Lease, ttl_s: float) -> bool:
+        """Store what the holder of the lease has loaded; False where it has lost the lease."""
+        ttl_ms = int(ttl_s * 1000 * random.uniform(1 - JITTER, 1))  # noqa: S311 - jitter
+        return await lease.store(self.prefix + key, self._encode(entry), ttl_ms=ttl_ms)
+
+    async def purged(self, tags: Sequence[str]) -> int:
+        """The newest purge of the tags that Valkey knows of, in bytes of WAL; raises Away."""
+        if not tags:
+            return 0
+        positions = await self._read([POSITION_KEY + tag for tag in tags])
+        return max((int(position) for position in positions if position), default=0)
+
+    async def _checked(self, stored: bytes) -> Entry[T | None] | None:
+        try:
+            entry: Entry[T | None] = self._decode(stored)
+        except msgspec.DecodeError:
+            return None
+        checked_at = time.time()
+        behind = max(await self.purged(entry.tags), self._memory.purged(entry.tags))
+        if entry.position < behind:
+            return None
+        if self._stream.verified_since() is not None:
+            # Valkey knows every purge that was relayed: as of now it is as good as just filled.
+            if entry.value is not None:
+                entry.filled_at = checked_at
+            return entry
+        # While no relay is heard, only youth will do.
+        return entry if time.time() - entry.filled_at < UNVERIFIED_TTL_S else None
+
+    async def _read(self, keys: list[str]) -> list[bytes | None]:
+        values = await self._valkey.get(keys)
+        if values is None:
+            raise Away
+        return values
+
+    def _lease_key(self, key: str) -> str:
+        return self._lease_prefix + key

@@ -1,0 +1,78 @@
+"""Reads of Valkey that go together, and what becomes of them when it is not well."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from services.data.joined import JoinedValkey
+from services.upstream import Upstream
+
+
+@pytest.fixture
+def upstream() -> Upstream:
+    return Upstream("valkey", timeout_s=1.0, max_concurrent=64, answers=(ResponseError,))
+
+
+@pytest.fixture
+def joined(valkey: Redis, upstream: Upstream) -> JoinedValkey:
+    return JoinedValkey(valkey, upstream)
+
+
+async def test_what_is_asked_in_one_turn_is_one_read_and_each_has_its_own_answer(
+    joined: JoinedValkey, valkey: Redis
+) -> None:
+    keys = [uuid4().hex for _ in range(100)]
+    await valkey.mset({key: key.encode() for key in keys})
+    pairs = [[keys[n], f"none-{keys[n]}", keys[(n + 1) % 100]] for n in range(100)]
+    answers = await asyncio.gather(*(joined.get(pair) for pair in pairs))
+    assert answers == [[first.encode(), None, last.encode()] for first, _, last in pairs]
+    assert (joined.reads, joined.batches) == (100, 1)
+
+
+async def test_a_batch_is_bounded(
+    joined: JoinedValkey, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.data.joined.KEYS_AT_ONCE", 10)
+    keys = [uuid4().hex for _ in range(95)]
+    await valkey.mset({key: key.encode() for key in keys})
+    answers = await asyncio.gather(*(joined.get([key]) for key in keys))
+    assert answers == [[key.encode()] for key in keys]
+    assert joined.batches == 10
+
+
+async def test_a_reader_that_gives_up_takes_no_answer_from_the_others(
+    joined: JoinedValkey, valkey: Redis
+) -> None:
+    key = uuid4().hex
+    await valkey.set(key, b"value")
+    impatient, patient = [asyncio.create_task(joined.get([key])) for _ in range(2)]
+    await asyncio.sleep(0)
+    impatient.cancel()
+    assert await patient == [b"value"]
+    assert impatient.cancelled()
+
+
+async def test_when_valkey_is_away_all_are_told_so_and_nothing_is_raised(
+    upstream: Upstream,
+) -> None:
+    nobody = Redis.from_url("redis://127.0.0.1:1", retry=None)
+    joined = JoinedValkey(nobody, upstream)
+    assert await asyncio.gather(*(joined.get(["key"]) for _ in range(5))) == [None] * 5
+    await nobody.aclose()
+
+
+async def test_that_it_says_no_is_not_taken_for_that_it_is_away(
+    joined: JoinedValkey, valkey: Redis, upstream: Upstream
+) -> None:
+    """A full Valkey refuses to store, and answers reads as well as ever."""
+    key = uuid4().hex
+    await valkey.lpush(key, "not a string")
+    for _ in range(30):
+        assert await joined.call(lambda valkey: valkey.incr(key)) is None
+    assert await joined.get(["none"]) == [None]
+    assert upstream.breaker.fail_counter == 0
