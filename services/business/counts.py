@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from services.data.outbox import Lag
 from services.histogram import Histogram
 
 OTHER: Final = "other"  # the document and its pages, health, pictures, and what leads nowhere
@@ -26,6 +27,7 @@ class Counts:
         self.routes: dict[str, Tally] = {}
         self.degraded: dict[str, int] = {}  # parts that a product page was sent without
         self.handed_over_total = 0  # tasks that were to outlive their request
+        self.outbox_lag: Lag | None = None  # as the relay measured it last; of no other process
 
     def answered(self, route: str, status: int, took_s: float) -> None:
         """route: the path with its parameters in braces. status 0: its client left first."""

@@ -66,6 +66,62 @@ BUSINESS: Final[Table] = (
         readings.parts_degraded,
         "part",
     ),
+    counter(
+        "cache_gets",
+        "Values that caches gave, by where from; stale: from memory while it is loaded anew",
+        readings.cache_gets,
+        "cache",
+        "source",
+    ),
+    counter(
+        "cache_lease_waits",
+        "Loads that another process was at already",
+        readings.of_caches("lease_waits"),
+        "cache",
+    ),
+    counter(
+        "cache_lease_hits",
+        "Of these, those that ended with the other process' value",
+        readings.of_caches("lease_hits"),
+        "cache",
+    ),
+    counter("cache_failures", "Loads that failed", readings.of_caches("failures"), "cache"),
+    gauge("cache_bytes", "Process memory that values take", readings.cache_bytes, "cache"),
+    gauge(
+        "cache_loads_running",
+        "Loads from the database that run",
+        one(lambda shop: shop.store.loads.running),
+    ),
+    gauge(
+        "cache_loads_waiting",
+        "Loads that wait for a place among those",
+        one(lambda shop: shop.store.loads.waiting),
+    ),
+    counter(
+        "cache_loads_refused",
+        "Loads that got no place in time: their readers were told 503",
+        one(lambda shop: shop.store.loads.refused),
+    ),
+    counter(
+        "valkey_reads",
+        "Questions to Valkey about values and purges",
+        one(lambda shop: shop.store.cached.reads),
+    ),
+    counter(
+        "valkey_batches",
+        "MGETs in which they were asked",
+        one(lambda shop: shop.store.cached.batches),
+    ),
+    counter(
+        "wake_ups_asked",
+        "Commits that the outbox relays were to be told of",
+        one(lambda shop: shop.store.wake_ups.asked),
+    ),
+    counter(
+        "wake_ups_sent",
+        "Messages by which they were told",
+        one(lambda shop: shop.store.wake_ups.sent),
+    ),
     *SHOP,
 )
 
@@ -93,6 +149,16 @@ WORKER: Final[Table] = (
         "Seconds since the end of the last round that could be done",
         readings.of_rounds("age_s"),
         "name",
+    ),
+    gauge(
+        "outbox_waiting_rows",
+        "Rows that wait to be published, counted up to 10,000; of the outbox worker only",
+        readings.outbox_waiting,
+    ),
+    gauge(
+        "outbox_oldest_seconds",
+        "Age of the oldest of them",
+        readings.outbox_age,
     ),
     *SHOP,
 )

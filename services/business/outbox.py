@@ -1,7 +1,8 @@
 """The outbox relay: publishes what transactions have left to be told, tags first of all.
 
 It is woken after commits and looks by itself besides, so that a lost wake-up costs a moment only.
-The position that it sends with tags is read after their rows were seen, hence behind their commit.
+Several may run: each row is claimed by one of them, and the events of one aggregate keep their
+order. The position sent with tags is read after their rows were seen, hence behind their commit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from uuid import uuid4
 from services.business.shop import Shop
 from services.data import outbox
 from services.data.outbox import OutboxRow
-from services.data.tags import TagPublisher
+from services.data.publisher import NotPublished, Publisher, ValkeyPublisher
 from services.data.wake import Wake
 from services.problems import Problem
 from services.tags import HEARTBEAT_S
@@ -26,9 +27,10 @@ log = logger(__name__)
 ROWS: Final = 500  # a message of 500 tags is 25 KB
 POLL_S: Final = 0.1
 TRIM_S: Final = 60.0
+MEASURE_S: Final = 1.0
 
 
-async def run_once(shop: Shop, publisher: TagPublisher) -> int:
+async def run_once(shop: Shop, publisher: Publisher) -> int:
     """Publish the oldest rows that no other relay has; returns how many there were.
 
     Claim, publish, mark: a relay that dies in between leaves its claim to run out, and the rows
@@ -42,7 +44,7 @@ async def run_once(shop: Shop, publisher: TagPublisher) -> int:
     outbox_ids = [row.outbox_id for row in rows]
     try:
         await _publish(shop, publisher, rows)
-    except outbox.LOST:
+    except NotPublished:
         async with primary.transaction() as tx:
             await outbox.release_claims(tx, outbox_ids)
         raise
@@ -51,16 +53,16 @@ async def run_once(shop: Shop, publisher: TagPublisher) -> int:
     return len(rows)
 
 
-async def _publish(shop: Shop, publisher: TagPublisher, rows: list[OutboxRow]) -> None:
+async def _publish(shop: Shop, publisher: Publisher, rows: list[OutboxRow]) -> None:
     tags = list(dict.fromkeys(row.name for row in rows if row.kind == "tag"))
     if tags:
-        await publisher.publish(tags, await outbox.position_after(shop.database.primary))
+        await publisher.publish_tags(tags, await outbox.position_after(shop.database.primary))
     events = [row for row in rows if row.kind == "event"]
     if events:
-        await outbox.publish_events(shop.store.valkey, events)
+        await publisher.publish_events(events)
 
 
-async def beat(shop: Shop, publisher: TagPublisher) -> None:
+async def beat(shop: Shop, publisher: Publisher) -> None:
     """Say that nothing was missed, if there was no tag to tell for a while.
 
     Not while a tag waits that another relay claimed and has not told: it may have died with it,
@@ -69,30 +71,27 @@ async def beat(shop: Shop, publisher: TagPublisher) -> None:
     if time.monotonic() - publisher.spoke_at < HEARTBEAT_S:
         return
     if not await outbox.tags_are_late(shop.database.primary):
-        await publisher.publish([], 0)
+        await publisher.publish_tags([], 0)
 
 
 async def run(shop: Shop) -> None:
     """Relay for ever, and be heard while there is nothing to tell."""
-    publisher = TagPublisher(shop.store.valkey, uuid4().hex)
-    wake = Wake(shop.settings)
-    ready, trimmed_at = False, time.monotonic()
+    publisher = ValkeyPublisher(shop.store.valkey, uuid4().hex)
+    wake, chores, ready = Wake(shop.settings), Chores(shop), False
     rounds = shop.rounds_of("outbox")
     async with wake.listening():
         while True:
             began_at = time.monotonic()
             try:
+                await chores.measure()
                 published = await run_once(shop, publisher)
                 await beat(shop, publisher)
                 rounds.worked(published, began_at)
                 if not ready:
                     ready = True
                     mark_ready()
-                if time.monotonic() - trimmed_at >= TRIM_S:
-                    trimmed_at = time.monotonic()
-                    if await outbox.trim_published(shop.database.primary):
-                        trimmed_at -= TRIM_S  # goes on after what is to be told meanwhile
-            except (Problem, *outbox.LOST) as error:
+                await chores.trim()
+            except (Problem, NotPublished) as error:
                 log.warning("outbox waits", error=repr(error))
                 rounds.errors_total += 1
                 await asyncio.sleep(POLL_S)
@@ -100,3 +99,25 @@ async def run(shop: Shop) -> None:
             if published < ROWS:
                 with contextlib.suppress(TimeoutError):
                     await wake.wait(POLL_S)
+
+
+class Chores:
+    """What a relay does now and then, between two rounds."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+        self._measured_at = float("-inf")
+        self._trimmed_at = time.monotonic()
+
+    async def measure(self) -> None:
+        """How far the relays are behind, for the metrics: also while nothing can be published."""
+        if time.monotonic() - self._measured_at >= MEASURE_S:
+            self._measured_at = time.monotonic()
+            self._shop.counts.outbox_lag = await outbox.lag(self._shop.database.primary)
+
+    async def trim(self) -> None:
+        """Drop a portion of what was published long ago; the next one soon, if there is more."""
+        if time.monotonic() - self._trimmed_at >= TRIM_S:
+            self._trimmed_at = time.monotonic()
+            if await outbox.trim_published(self._shop.database.primary):
+                self._trimmed_at -= TRIM_S

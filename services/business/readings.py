@@ -65,3 +65,36 @@ def of_rounds(attribute: str) -> Reading:
 def round_seconds(shop: Shop) -> Read:
     for name, rounds in shop.rounds.items():
         yield (name,), rounds.took.numbers()
+
+
+def cache_gets(shop: Shop) -> Read:
+    """By where the value came from. stale: from memory, past its time."""
+    for cache in (shop.pages, shop.lists):
+        counts = cache.counts
+        yield (cache.name, "memory"), counts.memory - counts.stale
+        yield (cache.name, "stale"), counts.stale
+        yield (cache.name, "valkey"), counts.valkey
+        yield (cache.name, "database"), counts.loads
+
+
+def of_caches(attribute: str) -> Reading:
+    def reading(shop: Shop) -> Read:
+        for cache in (shop.pages, shop.lists):
+            yield (cache.name,), getattr(cache.counts, attribute)
+
+    return reading
+
+
+def cache_bytes(shop: Shop) -> Read:
+    for cache in (shop.pages, shop.lists):
+        yield (cache.name,), cache.memory.size_bytes
+
+
+def outbox_waiting(shop: Shop) -> Read:
+    if shop.counts.outbox_lag is not None:
+        yield (), shop.counts.outbox_lag.rows
+
+
+def outbox_age(shop: Shop) -> Read:
+    if shop.counts.outbox_lag is not None:
+        yield (), shop.counts.outbox_lag.oldest_s

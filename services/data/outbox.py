@@ -7,20 +7,14 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 import orjson
-from redis.asyncio import Redis
 
-from services.data.sources import Primary, Transaction
-from services.data.tags import WAKE_CHANNEL
-from services.valkey import LOST
+from services.data.sources import Primary, Reader, Transaction
 
-__all__ = ["LOST"]
-
-EVENTS_STREAM: Final = "tercet:events"
-EVENTS_KEPT: Final = 100_000  # about a day of orders of a shop that takes one a second
 # Publishing takes milliseconds or fails within the cache's timeout; what a relay that was killed
 # had claimed is told after this at the latest.
 CLAIM_LEASE: Final = timedelta(seconds=1)
 PUBLISHED_KEPT: Final = timedelta(hours=1)
+LAG_ROWS: Final = 10_000  # counted in some 2 ms; more is as bad
 TRIMMED: Final = 5000  # rows at once: some 10 ms, where a backlog as a whole runs into its timeout
 
 
@@ -34,6 +28,13 @@ class OutboxRow(NamedTuple):
     payload: str
 
 
+class Lag(NamedTuple):
+    """Rows that wait to be published, counted up to LAG_ROWS, and the age of the oldest."""
+
+    rows: int
+    oldest_s: float
+
+
 INSERT_TAGS = """
     insert into outbox (kind, name, aggregate_id)
     select 'tag', tag, tag from unnest($1::text[]) as tag
@@ -43,14 +44,25 @@ INSERT_EVENT = """
     insert into outbox (kind, name, aggregate_id, payload) values ('event', $1, $2, $3)
 """
 
+# Two relays must not overtake each other with the events of one aggregate: an event is claimed only
+# together with, or after, all that came before it. `earlier` looks no further than the rows that
+# could be taken, so it reads those that other relays have, however long the line behind them is.
 CLAIM_UNPUBLISHED = """
-    with oldest as (
-        select outbox_id from outbox
+    with oldest as materialized (
+        select outbox_id, kind, aggregate_id from outbox
         where published_at is null and (claimed_until is null or claimed_until <= now())
         order by outbox_id limit $1 for update skip locked
+    ), earlier as materialized (
+        select o.aggregate_id, min(o.outbox_id) as first_id from outbox o
+        where o.published_at is null and o.kind = 'event'
+            and o.outbox_id < (select max(outbox_id) from oldest)
+            and not exists (select from oldest where oldest.outbox_id = o.outbox_id)
+        group by o.aggregate_id
     ), claimed as (
         update outbox o set claimed_until = now() + $2::interval
-        from oldest where o.outbox_id = oldest.outbox_id
+        from oldest left join earlier using (aggregate_id)
+        where o.outbox_id = oldest.outbox_id
+            and (oldest.kind = 'tag' or first_id is null or oldest.outbox_id < first_id)
         returning o.outbox_id, o.kind, o.name, o.aggregate_id, o.payload::text
     )
     select * from claimed order by outbox_id
@@ -70,6 +82,11 @@ TRIM = """
         delete from outbox o using old where o.outbox_id = old.outbox_id returning true
     )
     select count(*) from gone
+"""
+
+SELECT_LAG = """
+    select count(*), coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8
+    from (select created_at from outbox where published_at is null order by outbox_id limit $1) old
 """
 
 TAGS_ARE_LATE = """
@@ -125,20 +142,7 @@ async def position_after(primary: Primary) -> int:
     return int(await primary.fetchval(POSITION))
 
 
-async def publish_events(valkey: Redis, rows: list[OutboxRow]) -> None:
-    """Append events to their stream, at least once; consumers drop what they know by event_id."""
-    async with valkey.pipeline(transaction=False) as pipeline:
-        for row in rows:
-            fields = {
-                "event_id": str(row.outbox_id),
-                "name": row.name,
-                "aggregate_id": row.aggregate_id,
-                "payload": row.payload,
-            }
-            pipeline.xadd(EVENTS_STREAM, fields, maxlen=EVENTS_KEPT, approximate=True)  # type: ignore[arg-type]  # redis-py's field types are invariant
-        await pipeline.execute()
-
-
-async def wake_relay(valkey: Redis) -> None:
-    """Tell the relays that there is something to publish; called after the commit."""
-    await valkey.publish(WAKE_CHANNEL, b"")
+async def lag(reader: Reader) -> Lag:
+    """How far the relays are behind."""
+    row = await reader.fetchrow(SELECT_LAG, LAG_ROWS)
+    return Lag(*row) if row is not None else Lag(0, 0.0)

@@ -10,6 +10,8 @@ import pytest
 from infra.local.addresses import get
 from services.business.metrics import BUSINESS, WORKER, report_of, report_of_worker
 from services.business.shop import Shop, open_shop
+from services.data.counts import Counts
+from services.data.outbox import Lag
 from tests.access.test_metrics import samples, value
 from tests.faults.waiting import until
 from tests.laboratory import OwnDatabase
@@ -43,6 +45,18 @@ def move(shop: Shop) -> None:
     counts.handed_over_total += 1
     shop.rounds_of("expiry").worked(2, 0.0)
     shop.rounds_of("expiry").errors_total += 1
+    for cache in (shop.pages, shop.lists):
+        for name in Counts.__slots__:
+            setattr(cache.counts, name, getattr(cache.counts, name) + 2)
+        cache.counts.stale -= 1  # of what is counted as from memory
+    for counted, names in (
+        (shop.store.loads, ("refused",)),
+        (shop.store.cached, ("reads", "batches")),
+        (shop.store.wake_ups, ("asked", "sent")),
+    ):
+        for name in names:
+            setattr(counted, name, getattr(counted, name) + 1)
+    counts.outbox_lag = Lag(3, 1.5)
     shop.watchdog.lag.add(0.003)
     shop.watchdog.blocked_total += 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -11,12 +11,12 @@ import msgspec
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as ValkeyLost
 
 from services.business import outbox as relay
 from services.business.shop import Shop
 from services.data import outbox
-from services.data.tags import POSITION_KEY, TagPublisher
+from services.data.publisher import EVENTS_STREAM, NotPublished, ValkeyPublisher
+from services.data.tags import POSITION_KEY, WAKE_CHANNEL, TagPublisher
 from services.tags import CHANNEL, HEARTBEAT_S, TagMessage
 from services.tasks import end_tasks
 from tests.faults.waiting import until
@@ -81,14 +81,14 @@ async def test_tags_are_told_once_each_with_a_position_behind_their_commit(
     await leave(lab_books, tags[0], tags[1], tags[0])
     position_sql = "select (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint"
     committed = await lab_books.value(position_sql)
-    assert await relay.run_once(lab_shop, TagPublisher(valkey, heard.name)) == 3
+    assert await relay.run_once(lab_shop, ValkeyPublisher(valkey, heard.name)) == 3
     await until(lambda: bool(heard.messages), within_s=HEARD_WITHIN_S, what="the tags are heard")
     (message,) = heard.messages
     assert message.tags == tags
     assert committed < message.position <= await lab_books.value(position_sql)
     assert await valkey.get(POSITION_KEY + tags[0]) == str(message.position).encode()
     assert await lab_books.value(WAITING) == 0
-    assert await relay.run_once(lab_shop, TagPublisher(valkey, heard.name)) == 0
+    assert await relay.run_once(lab_shop, ValkeyPublisher(valkey, heard.name)) == 0
 
 
 async def test_events_go_to_their_stream_in_order_with_an_id_to_know_them_by(
@@ -98,10 +98,10 @@ async def test_events_go_to_their_stream_in_order_with_an_id_to_know_them_by(
     await lab_books.rows("delete from outbox")
     key = await place(lab_shop, {goods.variant: 1})
     await leave(lab_books, "something_else", kind="event")
-    newest: Any = await valkey.xrevrange(outbox.EVENTS_STREAM, count=1)
-    await relay.run_once(lab_shop, TagPublisher(valkey, heard.name))
+    newest: Any = await valkey.xrevrange(EVENTS_STREAM, count=1)
+    await relay.run_once(lab_shop, ValkeyPublisher(valkey, heard.name))
     since = b"(" + newest[0][0] if newest else b"-"
-    entries: Any = await valkey.xrange(outbox.EVENTS_STREAM, min=since)
+    entries: Any = await valkey.xrange(EVENTS_STREAM, min=since)
     ours = (str(key.order_id).encode(), b"a")
     mine = [fields for _, fields in entries if fields[b"aggregate_id"] in ours]
     assert [fields[b"name"] for fields in mine] == [b"order_placed", b"something_else"]
@@ -114,11 +114,11 @@ class DiesAfter(Exception):
     """Stands for the end of the process."""
 
 
-class DyingPublisher(TagPublisher):
+class DyingPublisher(ValkeyPublisher):
     """A relay that publishes, and is gone before it can mark what it published."""
 
-    async def publish(self, tags: list[str], position: int) -> None:
-        await super().publish(tags, position)
+    async def publish_tags(self, tags: Sequence[str], position: int) -> None:
+        await super().publish_tags(tags, position)
         raise DiesAfter
 
 
@@ -129,7 +129,7 @@ async def test_what_a_relay_claimed_and_did_not_mark_is_published_again(
     await leave(lab_books, tag)
     with pytest.raises(DiesAfter):
         await relay.run_once(lab_shop, DyingPublisher(valkey, heard.name))
-    other = TagPublisher(valkey, heard.name)
+    other = ValkeyPublisher(valkey, heard.name)
     assert await relay.run_once(lab_shop, other) == 0  # it is the dead relay's, for now
     await lab_books.rows("update outbox set claimed_until = now()")
     assert await relay.run_once(lab_shop, other) == 1
@@ -145,11 +145,11 @@ async def test_what_could_not_be_published_is_published_as_soon_as_it_can_be(
     """Not after the lease: until then heartbeats would vouch for pages that are old."""
     await leave(lab_books, uuid4().hex)
     nobody = Redis.from_url("redis://127.0.0.1:1")
-    with pytest.raises(ValkeyLost):
-        await relay.run_once(lab_shop, TagPublisher(nobody, heard.name))
+    with pytest.raises(NotPublished):
+        await relay.run_once(lab_shop, ValkeyPublisher(nobody, heard.name))
     await nobody.aclose()
     assert await lab_books.value(WAITING) == 1
-    assert await relay.run_once(lab_shop, TagPublisher(valkey, heard.name)) == 1
+    assert await relay.run_once(lab_shop, ValkeyPublisher(valkey, heard.name)) == 1
 
 
 async def test_two_relays_share_the_work_and_publish_each_row_once(
@@ -158,7 +158,7 @@ async def test_two_relays_share_the_work_and_publish_each_row_once(
     monkeypatch.setattr(relay, "ROWS", 5)
     tags = {uuid4().hex for _ in range(40)}
     await leave(lab_books, *tags)
-    publishers = [TagPublisher(valkey, heard.name) for _ in range(4)]
+    publishers = [ValkeyPublisher(valkey, heard.name) for _ in range(4)]
     counts = await asyncio.gather(
         *(relay.run_once(lab_shop, publisher) for publisher in publishers for _ in range(2))
     )
@@ -173,8 +173,8 @@ async def test_rows_of_a_transaction_that_is_still_open_are_not_told(
     tag = uuid4().hex
     async with lab_shop.database.primary.transaction() as tx:
         await outbox.insert_tags(tx, [tag])
-        assert await relay.run_once(lab_shop, TagPublisher(valkey, heard.name)) == 0
-    assert await relay.run_once(lab_shop, TagPublisher(valkey, heard.name)) == 1
+        assert await relay.run_once(lab_shop, ValkeyPublisher(valkey, heard.name)) == 0
+    assert await relay.run_once(lab_shop, ValkeyPublisher(valkey, heard.name)) == 1
 
 
 async def test_the_relay_that_runs_is_woken_and_says_that_it_lives(
@@ -187,7 +187,7 @@ async def test_the_relay_that_runs_is_woken_and_says_that_it_lives(
     try:
         tag = uuid4().hex
         await leave(lab_books, tag)
-        await outbox.wake_relay(valkey)
+        lab_shop.changed()
         await until(lambda: tag in everyone.tags(), within_s=HEARD_WITHIN_S, what="it is told")
         (ours,) = {m.relay for m in everyone.messages if tag in m.tags}
 
@@ -206,7 +206,7 @@ async def test_the_relay_that_runs_is_woken_and_says_that_it_lives(
 async def test_events_without_tags_do_not_silence_the_relay(
     heard: Heard, lab_shop: Shop, lab_books: Books, valkey: Redis
 ) -> None:
-    publisher = TagPublisher(valkey, heard.name)
+    publisher = ValkeyPublisher(valkey, heard.name)
     for _ in range(4):
         publisher.spoke_at -= HEARTBEAT_S  # as if that much time had passed
         await leave(lab_books, "order_placed", kind="event")
@@ -221,7 +221,7 @@ async def test_no_heartbeat_vouches_for_a_tag_that_another_relay_may_have_died_w
     await leave(lab_books, uuid4().hex)
     async with lab_shop.database.primary.transaction() as tx:
         assert len(await outbox.claim_unpublished(tx, 10)) == 1
-    other = TagPublisher(valkey, heard.name)
+    other = ValkeyPublisher(valkey, heard.name)
     await relay.beat(lab_shop, other)
     assert other.spoke_at == float("-inf")
     await lab_books.rows("update outbox set claimed_until = now()")
@@ -291,3 +291,51 @@ async def test_no_business_transaction_uses_notify(lab_books: Books) -> None:
         " and query !~ 'pg_stat_statements'"
     )
     assert calls == 0
+
+
+async def test_no_function_of_the_database_uses_it_either(lab_books: Books) -> None:
+    sql = "select proname from pg_proc where pronamespace = 'public'::regnamespace"
+    assert await lab_books.rows(f"{sql} and prosrc ~* '\\mpg_notify\\M|\\mnotify\\M'") == []
+
+
+async def test_the_commits_of_one_moment_wake_the_relays_once(
+    lab_shop: Shop, valkey: Redis
+) -> None:
+    """And one that comes while that is under way is told of afterwards."""
+    wake_ups = lab_shop.store.wake_ups
+    asked, sent = wake_ups.asked, wake_ups.sent
+    woken: list[bytes] = []
+    async with valkey.pubsub(ignore_subscribe_messages=True) as channel:
+        await channel.subscribe(WAKE_CHANNEL)
+        for _ in range(200):
+            lab_shop.changed()
+        await asyncio.sleep(0)
+        assert wake_ups.sent == sent + 1  # it is under way
+        lab_shop.changed()
+        await lab_shop.finish()
+        assert (wake_ups.asked - asked, wake_ups.sent - sent) == (201, 2)
+        lab_shop.changed()
+        await lab_shop.finish()
+
+        async def are_heard() -> bool:
+            message = await channel.get_message(timeout=0.05)
+            woken.extend([message["data"]] if message else [])
+            return len(woken) >= 3
+
+        await until(are_heard, within_s=HEARD_WITHIN_S, what="the relays are woken")
+
+
+async def test_the_lag_counts_what_waits_and_the_age_of_the_oldest(
+    heard: Heard, lab_shop: Shop, lab_books: Books, valkey: Redis
+) -> None:
+    primary = lab_shop.database.primary
+    assert await outbox.lag(primary) == (0, 0.0)
+    await leave(lab_books, "a", "b", "c")
+    await lab_books.rows(
+        "update outbox set created_at = now() - interval '1 minute' where name = 'b'"
+    )
+    rows, oldest_s = await outbox.lag(primary)
+    assert rows == 3
+    assert 60 <= oldest_s < 90
+    await relay.run_once(lab_shop, ValkeyPublisher(valkey, heard.name))
+    assert await outbox.lag(primary) == (0, 0.0)

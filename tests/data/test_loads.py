@@ -33,8 +33,12 @@ async def test_no_more_run_at_once_than_there_are_places_and_all_have_their_turn
     for source in sources:
         source.let_go.clear()
     reading = [asyncio.create_task(read(number)) for number in range(20)]
-    await until(lambda: loads.waiting == 17, within_s=WITHIN_S, what="the others wait")
-    assert sum(source.loads for source in sources) == loads.running == 3
+    await until(
+        lambda: (loads.waiting, sum(source.loads for source in sources)) == (17, 3),
+        within_s=WITHIN_S,
+        what="three load, and the others wait",
+    )
+    assert loads.running == 3
     for source in sources:
         source.let_go.set()
     assert await asyncio.gather(*reading) == ["old"] * 20

@@ -1,0 +1,71 @@
+"""Where the outbox relay puts what it has to tell: Valkey, or what is put in its place.
+
+docs/outbox.md has what an implementation over NATS or Kafka has to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from redis.asyncio import Redis
+
+from services.data.outbox import OutboxRow
+from services.data.tags import TagPublisher
+from services.valkey import LOST
+
+EVENTS_STREAM: Final = "tercet:events"
+EVENTS_KEPT: Final = 100_000  # about a day of orders of a shop that takes one a second
+
+
+class NotPublished(Exception):
+    """What was to be published may not have arrived: it is claimed and published again."""
+
+
+class Publisher(Protocol):
+    """Both methods raise NotPublished, and may then have published a part, in order."""
+
+    spoke_at: float  # monotonic: when tags, or a heartbeat, were last sent
+
+    async def publish_tags(self, tags: Sequence[str], position: int) -> None:
+        """Tell everybody who holds pages that these are old at `position`; none: a heartbeat."""
+
+    async def publish_events(self, rows: Sequence[OutboxRow]) -> None:
+        """Append events, those of one aggregate in the order given, with outbox_id as their id."""
+
+
+class ValkeyPublisher:
+    """Tags by pub/sub, events in a stream. relay: a name that no other relay has."""
+
+    def __init__(self, valkey: Redis, relay: str) -> None:
+        self._valkey = valkey
+        self._tags = TagPublisher(valkey, relay)
+
+    @property
+    def spoke_at(self) -> float:
+        return self._tags.spoke_at
+
+    @spoke_at.setter
+    def spoke_at(self, moment: float) -> None:
+        self._tags.spoke_at = moment
+
+    async def publish_tags(self, tags: Sequence[str], position: int) -> None:
+        try:
+            await self._tags.publish(list(tags), position)
+        except LOST as error:
+            raise NotPublished(repr(error)) from error
+
+    async def publish_events(self, rows: Sequence[OutboxRow]) -> None:
+        try:
+            async with self._valkey.pipeline(transaction=False) as pipeline:
+                for row in rows:
+                    fields = {
+                        "event_id": str(row.outbox_id),
+                        "name": row.name,
+                        "aggregate_id": row.aggregate_id,
+                        "payload": row.payload,
+                    }
+                    pipeline.xadd(EVENTS_STREAM, fields, maxlen=EVENTS_KEPT, approximate=True)  # type: ignore[arg-type]  # redis-py's field types are invariant
+                await pipeline.execute()
+        except LOST as error:
+            raise NotPublished(repr(error)) from error
