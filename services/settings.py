@@ -168,6 +168,11 @@ class DatabaseSettings(ValkeySettings):
     cache_loads: int = Field(
         16, ge=1, description="pages and lists that one process reads from the database at once"
     )
+    cache_memory_bytes: int = Field(
+        32 * 2**20,
+        ge=0,
+        description="of pages, and as many of lists, in one process; 0: none, Valkey is asked",
+    )
     standby_lag_limit_ms: int = Field(
         1000, ge=1, description="a standby further behind than this is not read from"
     )

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.business.answers import cached_page, document, render
+from services.business.answers import cached_page, document, encode
 from services.business.documents import Part, product_document
 from services.business.requests import read_position, read_slug
 from services.business.schemas import StockDocument, VariantStock
@@ -84,7 +84,7 @@ async def gather_product(reader: Reader, slug: str) -> Page | None:
         related=parts.related,
         degraded=parts.degraded,
     )
-    return page(render(body), [product_tag(product.product_id)], degraded=bool(parts.degraded))
+    return page(encode(body), [product_tag(product.product_id)], degraded=bool(parts.degraded))
 
 
 class _Parts(NamedTuple):

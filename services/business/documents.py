@@ -1,29 +1,28 @@
-"""From rows to documents: what the database says, in the words that clients read."""
+"""From rows to documents: what the database says, in the words that clients read.
+
+Pages are made of plain dicts, because rows need no validation: building and encoding a model took
+five times as long. That each is just what its model in schemas.py says is held by a test.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from services.business.schemas import (
-    CategoryName,
-    ImageDocument,
-    ListItemDocument,
     Money,
     OrderDocument,
     OrderLineDocument,
     PaymentDocument,
-    ProductDocument,
-    RatingDocument,
-    VariantDocument,
 )
 from services.data.orders import Order, OrderLine
 from services.data.payments import Payment
-from services.data.products import ListItem, Offer, Product, Rating
+from services.data.products import Category, ListItem, Offer, Product, Rating
 from services.data.stock import StockRow
 
 Part = Literal["band", "rating", "related"]
+Json = dict[str, Any]
 
 
 def product_document(
@@ -34,34 +33,45 @@ def product_document(
     rating: Rating | None,
     related: Sequence[ListItem],
     degraded: Sequence[Part],
-) -> ProductDocument:
+) -> Json:
+    """A ProductDocument."""
     bands = {row.variant_id: row.band for row in stock}
-    return ProductDocument(
-        product_id=product.product_id,
-        slug=product.slug,
-        title=product.title,
-        description_html=product.description_html,
-        vendor=product.vendor,
-        category=_category(product),
-        tags=product.tags,
-        option_names=product.option_names,
-        images=[ImageDocument(url=image.url, alt=image.alt) for image in product.images],
-        variants=[_variant(offer, bands) for offer in offers],
-        rating=_rating(rating),
-        related=[list_item(item) for item in related],
-        degraded=sorted(degraded),
-    )
+    return {
+        "product_id": str(product.product_id),
+        "slug": product.slug,
+        "title": product.title,
+        "description_html": product.description_html,
+        "vendor": product.vendor,
+        "category": _category(product),
+        "tags": product.tags,
+        "option_names": product.option_names,
+        "images": [{"url": image.url, "alt": image.alt} for image in product.images],
+        "variants": [_variant(offer, bands) for offer in offers],
+        "rating": _rating(rating),
+        "related": [list_item(item) for item in related],
+        "degraded": sorted(degraded),
+    }
 
 
-def list_item(item: ListItem) -> ListItemDocument:
-    return ListItemDocument(
-        slug=item.slug,
-        title=item.title,
-        vendor=item.vendor,
-        category=item.category_slug,
-        price_from=Money(amount_minor=item.price_from_minor, currency=item.currency),
-        image_url=item.image_url,
-    )
+def list_item(item: ListItem) -> Json:
+    """A ListItemDocument."""
+    return {
+        "slug": item.slug,
+        "title": item.title,
+        "vendor": item.vendor,
+        "category": item.category_slug,
+        "price_from": _money(item.price_from_minor, item.currency),
+        "image_url": item.image_url,
+    }
+
+
+def category_list(rows: Sequence[Category]) -> Json:
+    """A CategoryListDocument."""
+    items = [
+        {"slug": row.category_slug, "title": row.title, "product_count": row.product_count}
+        for row in rows
+    ]
+    return {"items": items}
 
 
 def order_document(
@@ -99,36 +109,36 @@ def payment_document(payment: Payment) -> PaymentDocument:
     )
 
 
-def _category(product: Product) -> CategoryName | None:
+def _category(product: Product) -> Json | None:
     if product.category_slug is None:
         return None
     title = product.category_title or product.category_slug
-    return CategoryName(slug=product.category_slug, title=title)
+    return {"slug": product.category_slug, "title": title}
 
 
-def _variant(offer: Offer, bands: dict[UUID, str]) -> VariantDocument:
-    compare_at = None
-    if offer.compare_at_minor is not None:
-        compare_at = Money(amount_minor=offer.compare_at_minor, currency=offer.currency)
-    return VariantDocument.model_validate(
-        {
-            "variant_id": offer.variant_id,
-            "title": offer.title,
-            "sku": offer.sku,
-            "option_values": offer.option_values,
-            "price": Money(amount_minor=offer.price_minor, currency=offer.currency),
-            "compare_at": compare_at,
-            "image_url": offer.image_url,
-            "band": bands.get(offer.variant_id, "unknown"),
-        }
-    )
+def _variant(offer: Offer, bands: dict[UUID, str]) -> Json:
+    compare_at = offer.compare_at_minor
+    return {
+        "variant_id": str(offer.variant_id),
+        "title": offer.title,
+        "sku": offer.sku,
+        "option_values": offer.option_values,
+        "price": _money(offer.price_minor, offer.currency),
+        "compare_at": None if compare_at is None else _money(compare_at, offer.currency),
+        "image_url": offer.image_url,
+        "band": bands.get(offer.variant_id, "unknown"),
+    }
 
 
-def _rating(rating: Rating | None) -> RatingDocument | None:
+def _money(amount_minor: int, currency: str) -> Json:
+    return {"amount_minor": amount_minor, "currency": currency}
+
+
+def _rating(rating: Rating | None) -> Json | None:
     if rating is None:
         return None
     average = round(rating.rating_sum / rating.rating_count, 2)
-    return RatingDocument(average=average, count=rating.rating_count)
+    return {"average": average, "count": rating.rating_count}
 
 
 def _order_line(line: OrderLine, currency: str) -> OrderLineDocument:

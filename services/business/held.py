@@ -31,23 +31,25 @@ Fields = Mapping[bytes, bytes]
 class Target:
     """What is asked for: a key of a cache, and how its pages may be held by others."""
 
-    __slots__ = ("_etag", "_lines", "_position", "cache", "cache_control", "key")
+    __slots__ = ("_etag", "_heads", "_position", "cache", "cache_control", "key")
 
     def __init__(self, cache: Cache[Page], key: str, cache_control: str) -> None:
         self.cache, self.key, self.cache_control = cache, key, cache_control
-        self._etag, self._position, self._lines = "", 0, b""
+        self._etag, self._position, self._heads = "", 0, (b"", b"")
 
-    def lines(self, found: Found[Page]) -> bytes:
-        """The header lines that every answer with this page has, rendered once.
+    def heads(self, found: Found[Page]) -> tuple[bytes, bytes]:
+        """The header lines of a 304 and of a 200 with this page, rendered once.
 
         The page itself is not kept here: it goes when its cache lets go of it.
         """
-        if found.position != self._position or found.value.etag != self._etag:
-            headers = page_headers(found, self.cache_control).items()
-            lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
-            self._etag, self._position = found.value.etag, found.position
-            self._lines = lines.encode("latin-1")
-        return self._lines
+        page = found.value
+        if found.position != self._position or page.etag != self._etag:
+            headers = page_headers(found, self.cache_control)
+            known = _lines(headers)
+            length = {"content-length": str(len(page.body)), "content-type": JSON}
+            self._etag, self._position = page.etag, found.position
+            self._heads = (known + b"\r\n", known + _lines(length) + b"\r\n")
+        return self._heads
 
 
 class HeldPages:
@@ -105,9 +107,12 @@ class HeldPages:
         self, method: bytes, known: Target, found: Found[Page], fields: Fields, first: bytes
     ) -> bytes:
         """The bytes that cached_page and the server would send."""
-        lines, page = known.lines(found), found.value
+        (not_modified, whole), page = known.heads(found), found.value
         if_none_match = fields.get(b"if-none-match")
         if if_none_match is not None and is_known(if_none_match.decode("latin-1"), page.etag):
-            return b"".join((NOT_MODIFIED, first, lines, b"\r\n"))
-        length = b"content-length: %d\r\ncontent-type: %b\r\n\r\n" % (len(page.body), JSON.encode())
-        return b"".join((OK, first, lines, length, b"" if method == b"HEAD" else page.body))
+            return b"".join((NOT_MODIFIED, first, not_modified))
+        return b"".join((OK, first, whole, b"" if method == b"HEAD" else page.body))
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode("latin-1")

@@ -14,15 +14,10 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.business.answers import cached_page, render
-from services.business.documents import list_item
+from services.business.answers import cached_page, encode
+from services.business.documents import Json, category_list, list_item
 from services.business.requests import read_position, read_query
-from services.business.schemas import (
-    CategoryDocument,
-    CategoryListDocument,
-    ListQuery,
-    ProductListDocument,
-)
+from services.business.schemas import ListQuery
 from services.business.shop import Shop
 from services.data.pages import PRODUCTS_TAG, Page, category_tag, page
 from services.data.products import category_exists, select_categories
@@ -45,7 +40,7 @@ async def show_products(shop: Shop, request: Request) -> Response:
     async def load(reader: Reader) -> tuple[Page, Sequence[str]] | None:
         found = await _list_products(reader, query, sort, after, match)
         tags = [PRODUCTS_TAG] if query.category is None else [category_tag(query.category)]
-        return page(render(found), tags), tags
+        return page(encode(found), tags), tags
 
     found = await shop.lists.get(key, load, needed=read_position(request))
     if found is None:
@@ -59,13 +54,7 @@ async def show_categories(shop: Shop, request: Request) -> Response:
 
     async def load(reader: Reader) -> tuple[Page, Sequence[str]] | None:
         rows = await select_categories(reader)
-        items = [
-            CategoryDocument(
-                slug=row.category_slug, title=row.title, product_count=row.product_count
-            )
-            for row in rows
-        ]
-        return page(render(CategoryListDocument(items=items)), [PRODUCTS_TAG]), [PRODUCTS_TAG]
+        return page(encode(category_list(rows)), [PRODUCTS_TAG]), [PRODUCTS_TAG]
 
     found = await shop.lists.get("categories", load, needed=read_position(request))
     if found is None:
@@ -76,7 +65,8 @@ async def show_categories(shop: Shop, request: Request) -> Response:
 
 async def _list_products(
     reader: Reader, query: ListQuery, sort: Sort, after: After | None, match: Match
-) -> ProductListDocument:
+) -> Json:
+    """A ProductListDocument."""
     filters = Filters(query.q, query.category, query.min_price, query.max_price)
     limit = query.limit + 1  # one more tells whether there is a next page
     hits = await select_hits(reader, filters, sort=sort, match=match, after=after, limit=limit)
@@ -87,11 +77,11 @@ async def _list_products(
         await _check_category(reader, query.category)
     shown = hits[: query.limit]
     more = len(hits) > query.limit
-    return ProductListDocument(
-        items=[list_item(hit.item) for hit in shown],
-        match="all" if query.q is None else match,
-        next_cursor=_write_cursor(query, sort, match, shown[-1]) if more else None,
-    )
+    return {
+        "items": [list_item(hit.item) for hit in shown],
+        "match": "all" if query.q is None else match,
+        "next_cursor": _write_cursor(query, sort, match, shown[-1]) if more else None,
+    }
 
 
 async def _check_category(reader: Reader, slug: str) -> None:

@@ -28,6 +28,7 @@ class BusinessProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._answered = False  # the request being read, from memory
+        self._heard_at = 0.0  # by the clock of the loop
         self._defaults: list[tuple[bytes, bytes]] | None = None
         self._default_lines = b""
 
@@ -40,7 +41,9 @@ class BusinessProtocol(HttpToolsProtocol):
         if answer is not None:
             self._answered = True
             self.transport.write(answer)
-            self.on_response_complete()
+            self.server_state.total_requests += 1
+            if self.timeout_keep_alive_task is None:
+                self._watch(self.timeout_keep_alive)
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
@@ -71,6 +74,35 @@ class BusinessProtocol(HttpToolsProtocol):
         if not self.gate.lets_in(fields):
             return None
         return self.gate.held.answer(parser.get_method(), self.url, fields, self._first_lines())
+
+    # One timer a connection, which looks when it was heard of last: a timer for each request, set
+    # and cancelled, took a tenth of an answer from memory.
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Called whenever something is read."""
+        self._heard_at = self.loop.time()
+
+    def _watch(self, seconds: float) -> None:
+        handler = self.timeout_keep_alive_handler
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # uvicorn sets a timer after the answer
+        left_s = self.timeout_keep_alive - (self.loop.time() - self._heard_at)
+        if left_s > 0:
+            self._watch(left_s)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def on_response_complete(self) -> None:
+        super()._unset_keepalive_if_required()  # it sets another one
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super()._unset_keepalive_if_required()
+        super().connection_lost(exc)
 
     def _first_lines(self) -> bytes:
         """The server's own header lines; uvicorn makes a new list of them once a second."""

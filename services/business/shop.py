@@ -93,8 +93,8 @@ async def open_shop(settings: BusinessSettings) -> AsyncIterator[Shop]:
         shop = Shop(
             settings,
             store,
-            pages=_cache(store, "page", version=1, ttl_s=PAGE_TTL_S),
-            lists=_cache(store, "list", version=1, ttl_s=LIST_TTL_S),
+            pages=_cache(settings, store, "page", version=1, ttl_s=PAGE_TTL_S),
+            lists=_cache(settings, store, "list", version=1, ttl_s=LIST_TTL_S),
             provider=provider,
             provider_upstream=upstream,
         )
@@ -104,7 +104,9 @@ async def open_shop(settings: BusinessSettings) -> AsyncIterator[Shop]:
             await shop.finish()
 
 
-def _cache(store: Store, name: str, *, version: int, ttl_s: float) -> Cache[Page]:
+def _cache(
+    settings: BusinessSettings, store: Store, name: str, *, version: int, ttl_s: float
+) -> Cache[Page]:
     return Cache(
         name,
         Page,
@@ -115,4 +117,5 @@ def _cache(store: Store, name: str, *, version: int, ttl_s: float) -> Cache[Page
         valkey=store.cached,
         stream=store.tags,
         loads=store.loads,
+        memory_bytes=settings.cache_memory_bytes,
     )

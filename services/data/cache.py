@@ -78,10 +78,11 @@ class Cache(Generic[T]):
         valkey: JoinedValkey,
         stream: TagSubscriber,
         loads: Loads,
+        memory_bytes: int | None = None,
     ) -> None:
         self.name = name
         self.counts = Counts()
-        self.memory = Memory[T](size_of)
+        self.memory = Memory[T](size_of, memory_bytes)
         self.shared = Shared[T](
             f"{name}:{version}:", kind, valkey=valkey, stream=stream, memory=self.memory
         )

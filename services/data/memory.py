@@ -38,9 +38,13 @@ class Entry(msgspec.Struct, Generic[T]):
 
 
 class Memory(Generic[T]):
-    """Entries by key, and the purges of their tags. size_of: about how many bytes a value takes."""
+    """Entries by key, and the purges of their tags.
 
-    def __init__(self, size_of: Callable[[T], int]) -> None:
+    size_of: about how many bytes a value takes; limit_bytes: of all, MEMORY_BYTES by default.
+    """
+
+    def __init__(self, size_of: Callable[[T], int], limit_bytes: int | None = None) -> None:
+        self._limit_bytes = limit_bytes
         self.entries: OrderedDict[str, Entry[T | None]] = OrderedDict()
         self.size_bytes = 0
         self._size_of = size_of
@@ -54,7 +58,7 @@ class Memory(Generic[T]):
         entry.read_at = now - max(0.0, time.time() - entry.filled_at)
         entry.expires_at = now + ttl_s * random.uniform(1 - JITTER, 1)  # noqa: S311 - jitter
         entry.size_bytes = ENTRY_BYTES + (0 if entry.value is None else self._size_of(entry.value))
-        if entry.size_bytes > MEMORY_BYTES:
+        if entry.size_bytes > self._limit():
             return
         self._make_room(entry.size_bytes)
         self.entries[key] = entry
@@ -95,14 +99,17 @@ class Memory(Generic[T]):
         self._expiries.clear()
         self.size_bytes = 0
 
+    def _limit(self) -> int:
+        return MEMORY_BYTES if self._limit_bytes is None else self._limit_bytes
+
     def _make_room(self, size_bytes: int) -> None:
         """Let go of all that can not be shown any more; where that is not enough, of what has
         expired, and then of what has not been asked for the longest."""
         now = time.monotonic()
         self._forget_expired(now - STALE_S)
-        if self.size_bytes + size_bytes > MEMORY_BYTES:
+        if self.size_bytes + size_bytes > self._limit():
             self._forget_expired(now)
-        while self.entries and self.size_bytes + size_bytes > MEMORY_BYTES:
+        while self.entries and self.size_bytes + size_bytes > self._limit():
             self.forget(next(iter(self.entries)))
 
     def _forget_expired(self, by: float) -> None:

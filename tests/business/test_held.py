@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 import pytest_asyncio
@@ -18,7 +21,7 @@ from services.business import held as held_module
 from services.business.app import Gate, _routes
 from services.business.held import Fields, HeldPages
 from services.business.protocol import BusinessProtocol
-from services.business.server import config_of
+from services.business.server import KEEP_ALIVE_S, config_of
 from services.business.shop import Shop
 from tests.shopping import Books
 
@@ -50,6 +53,11 @@ class Business:
     port: int
     connections: set[BusinessProtocol]
     secret: str
+    make: Callable[..., asyncio.Protocol]
+
+    def made(self, loop: Clock) -> BusinessProtocol:
+        """A connection of the test's own, on a loop of the test's own."""
+        return cast(BusinessProtocol, self.make(_loop=loop))
 
     async def ask(self, *requests: str) -> list[tuple[bytes, bytes]]:
         """Head without its date, and body, of the answer to each, all sent in one go."""
@@ -103,14 +111,13 @@ async def served(shop: Shop) -> AsyncIterator[Business]:
     config.load()
     state.default_headers = [(b"date", b"Sat, 28 Nov 2026 12:00:00 GMT")]
 
-    def connection() -> asyncio.Protocol:
-        return config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
-
-    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+    kind = cast(type[BusinessProtocol], config.http_protocol_class)
+    make = partial(kind, config=config, server_state=state, app_state={})
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     secret = shop.settings.internal_secret.get_secret_value()
     port = server.sockets[0].getsockname()[1]
     try:
-        yield Business(lent, witness, port, state.connections, secret)  # type: ignore[arg-type]
+        yield Business(lent, witness, port, state.connections, secret, make)  # type: ignore[arg-type]
     finally:
         server.close()
         for open_connection in list(state.connections):
@@ -287,6 +294,62 @@ async def test_who_does_not_read_is_not_answered_into_memory(served: Business) -
         assert connection.transport.get_write_buffer_size() < 4 * len(body)
         for _ in range(WANTED - 1):
             assert (await read(reader))[1] == body
+
+
+class Clock:
+    """Stands in for the loop of a connection: time goes on when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.Handle:
+        timer = (self.now + seconds, callback)
+        self.timers.append(timer)
+        handle = Mock(spec=asyncio.Handle)
+        handle.cancel = lambda: self.timers.remove(timer)
+        return handle
+
+    def create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work)
+
+    def go_on(self, seconds: float) -> None:
+        self.now += seconds
+        for timer in [timer for timer in self.timers if timer[0] <= self.now]:
+            self.timers.remove(timer)
+            timer[1]()
+
+
+async def test_a_connection_is_closed_when_it_was_idle_for_long_and_not_before(
+    served: Business, page: str
+) -> None:
+    clock, transport = Clock(), Mock(spec=asyncio.Transport)
+    transport.is_closing.return_value = False
+    transport.get_extra_info.return_value = None
+    connection = served.made(clock)
+    connection.connection_made(transport)
+    fast = served.request("GET", page).encode()
+    for _ in range(5):
+        connection.data_received(fast)
+        clock.go_on(KEEP_ALIVE_S - 1)
+    assert len(clock.timers) == 1
+    connection.data_received(served.request("GET", page, ROUTED).encode())
+    clock.go_on(KEEP_ALIVE_S + 1)  # and its answer is not there yet
+    transport.close.assert_not_called()
+    await asyncio.gather(*connection.tasks)
+    connection.data_received(fast[:20])
+    clock.go_on(KEEP_ALIVE_S - 1)
+    connection.data_received(fast[20:])
+    clock.go_on(KEEP_ALIVE_S - 1)
+    assert len(clock.timers) == 1
+    transport.close.assert_not_called()
+    clock.go_on(2)
+    transport.close.assert_called_once()
+    connection.connection_lost(None)
+    assert clock.timers == []
 
 
 async def test_a_server_that_stops_leaves_answers_to_the_application(
