@@ -7,7 +7,7 @@ RUN = .venv/bin/python -m
 SHIPPED = services infra migrations loadtests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status doctor prove test check coverage faults load bench-access lock
+.PHONY: help setup up down status doctor prove test check coverage faults load bench-access bench-business lock
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -52,6 +52,9 @@ load: setup ## load a running stack: QPS, percentiles, errors, memory and CPU of
 
 bench-access: setup ## access against Node, Go, Gin and nginx (QUICK=1: short; docs/benchmarks.md)
 	@exec $(RUN) loadtests.bench_access $(ARGS)
+
+bench-business: setup ## business against the usual way to write it (QUICK=1: short; docs/benchmarks.md)
+	@exec $(RUN) loadtests.bench_business $(ARGS)
 
 lock: ## choose all versions anew from pyproject.toml and write requirements.lock
 	@PYTHON="$(PYTHON)" sh infra/local/setup.sh lock

@@ -7,6 +7,7 @@ error by name, and never counted as an answer.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 GOOD: Final = b"HTTP/1.1 200 "
@@ -14,9 +15,11 @@ LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *(\d+)\r\n")
 HEAD_LIMIT_BYTES: Final = 16 * 1024
 
 
-def request_bytes(host: str, target: str, *, close: bool = False) -> bytes:
-    """A GET as wrk sends it."""
-    ending = "Connection: close\r\n" if close else ""
+def request_bytes(
+    host: str, target: str, *, close: bool = False, lines: Sequence[str] = ()
+) -> bytes:
+    """A GET as wrk sends it. lines: header lines besides."""
+    ending = "".join(f"{line}\r\n" for line in (*lines, *(["Connection: close"] if close else [])))
     return f"GET {target} HTTP/1.1\r\nHost: {host}\r\n{ending}\r\n".encode()
 
 

@@ -14,11 +14,12 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from loadtests import peers
 from loadtests.access_works import WORKS
 from loadtests.measure import Meter, find_generator
+from loadtests.options import names, not_negative, positive, setting, whole
 from loadtests.pinning import choose, on_core, raise_file_limit
 from loadtests.programs import BrokenRunError
 from loadtests.report import print_rows
@@ -31,7 +32,7 @@ SPARE_FILES: Final = 500  # open files of a server besides its clients'
 QUICK: Final = {"rounds": 2, "seconds": 1.0, "warm_up_s": 0.5, "idle_connections": 2000}
 
 
-async def run(bench: Bench, names: Sequence[str]) -> tuple[list[Row], list[str]]:
+async def run(bench: Bench, works: Sequence[str]) -> tuple[list[Row], list[str]]:
     """The rows of the works that could be measured, and why others could not."""
     rows: list[Row] = []
     failures: list[str] = []
@@ -39,7 +40,7 @@ async def run(bench: Bench, names: Sequence[str]) -> tuple[list[Row], list[str]]
     if task is not None:  # so that a SIGTERM ends what was started, as Ctrl-C does
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with on_core(bench.meter.cores.generator):
-        for name in names:
+        for name in works:
             print(f"measuring: {name}", flush=True)
             try:
                 rows += await WORKS[name](bench)
@@ -51,18 +52,18 @@ async def run(bench: Bench, names: Sequence[str]) -> tuple[list[Row], list[str]]
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtests.bench_access", description=__doc__)
     add, keys = parser.add_argument, [peer.key for peer in peers.ALL]
-    add("--only", type=_names(list(WORKS)), default=list(WORKS), metavar=",".join(WORKS))
-    add("--rounds", type=_whole, default=5)
-    add("--seconds", type=_positive, default=3.0, help="of each side in each round")
-    add("--warm-up-s", type=_not_negative, default=1.0, help="before each, not measured")
-    add("--connections", type=_whole, default=360)
-    add("--idle-connections", type=_whole, default=10_000)
-    add("--settle-s", type=_not_negative, default=1.0, help="before memory is read")
+    add("--only", type=names(list(WORKS)), default=list(WORKS), metavar=",".join(WORKS))
+    add("--rounds", type=whole, default=5)
+    add("--seconds", type=positive, default=3.0, help="of each side in each round")
+    add("--warm-up-s", type=not_negative, default=1.0, help="before each, not measured")
+    add("--connections", type=whole, default=360)
+    add("--idle-connections", type=whole, default=10_000)
+    add("--settle-s", type=not_negative, default=1.0, help="before memory is read")
     add("--generator", choices=["auto", "wrk", "own"], default="auto")
-    add("--peers", type=_names(keys), default=keys[:-1], metavar=",".join(keys))
+    add("--peers", type=names(keys), default=keys[:-1], metavar=",".join(keys))
     add(
         "--setting",
-        type=_setting,
+        type=setting,
         action="append",
         default=[],
         metavar="TERCET_…=VALUE",
@@ -72,44 +73,6 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if os.environ.get("QUICK", "") not in ("", "0"):
         parser.set_defaults(**QUICK)
     return parser.parse_args(arguments)
-
-
-def _names(known: list[str]) -> Any:
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"no {', '.join(unknown)}; there are {known}")
-        return names
-
-    return parse
-
-
-def _setting(text: str) -> tuple[str, str]:
-    name, given, value = text.partition("=")
-    if not given or not name.startswith("TERCET_"):
-        raise argparse.ArgumentTypeError("must look like TERCET_PAGE_POOL_SIZE=8")
-    return name, value
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError("can not be negative")
-    return value
 
 
 def _bench(options: argparse.Namespace) -> Bench:

@@ -16,8 +16,10 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -47,10 +49,22 @@ class Outcome:
 class Loop:
     """One run against one address."""
 
-    def __init__(self, url: str, connections: int, *, close: bool) -> None:
+    def __init__(
+        self,
+        url: str,
+        connections: int,
+        *,
+        close: bool,
+        targets: Sequence[str] = (),
+        lines: Sequence[str] = (),
+    ) -> None:
+        """targets: asked for in turn instead of the path of url; lines: of each request's head."""
         place = urlsplit(url)
         self._address = (place.hostname or "", place.port or 80)
-        self._request = request_bytes(place.netloc, place.path or "/", close=close)
+        self._next_request = cycle(
+            request_bytes(place.netloc, target, close=close, lines=lines)
+            for target in targets or (place.path or "/",)
+        ).__next__
         self._close = close
         self._connections = connections
         self._poller = select.epoll()
@@ -93,7 +107,7 @@ class Loop:
         """Answer and ask again, on connections that stay. The one hot loop: no calls of ours."""
         poll, clock = self._poller.poll, time.perf_counter_ns
         receive, send, sent_at = self._receive, self._send, self._sent_at
-        buffer, request, answers = self._buffer, self._request, self._answers
+        buffer, next_request, answers = self._buffer, self._next_request, self._answers
         record, until_ns = self._latency_ns.append, int(until * 1e9)
         whole, good, waiting = 0, answers.good, self._waiting
         while (now := clock()) < until_ns:
@@ -111,7 +125,7 @@ class Loop:
                     now = clock()
                     record(now - sent_at[number])
                     sent_at[number] = now
-                    send[number](request)
+                    send[number](next_request())
                 except (OSError, ValueError) as error:
                     self._failed(number, error)
 
@@ -158,7 +172,7 @@ class Loop:
         else:
             self._sent_at[number] = now
         self._poller.modify(number, select.EPOLLIN)
-        connection.send(self._request)
+        connection.send(self._next_request())
 
     def _failed(self, number: int, error: Exception) -> None:
         """Count it and put another connection in its place."""
@@ -188,9 +202,17 @@ def main() -> int:
     add("--connections", type=int, default=360)
     add("--seconds", type=float, default=3.0)
     add("--close", action="store_true", help="a new connection for each request")
+    add("--targets", type=Path, help="a file of targets, one a line, to ask for in turn")
+    add("--header", action="append", default=[], metavar="NAME: VALUE", help="may be given again")
     options = parser.parse_args()
-    outcome = Loop(options.url, options.connections, close=options.close).run(options.seconds)
-    print(json.dumps(asdict(outcome)))
+    loop = Loop(
+        options.url,
+        options.connections,
+        close=options.close,
+        targets=options.targets.read_text().splitlines() if options.targets else (),
+        lines=options.header,
+    )
+    print(json.dumps(asdict(loop.run(options.seconds))))
     return 0
 
 

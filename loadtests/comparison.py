@@ -38,6 +38,7 @@ def rate_row(
     theirs: Sequence[Figures],
     *,
     aim: Aim | None,
+    side: str = OURS,
 ) -> Row:
     """Answers a second of both, and their ratio round by round."""
     return ratio_row(
@@ -47,7 +48,7 @@ def rate_row(
         peer,
         [figures.rate for figures in theirs],
         aim=aim,
-        note="; ".join(filter(None, (remark(OURS, ours), remark(peer, theirs)))) or None,
+        note="; ".join(filter(None, (remark(side, ours), remark(peer, theirs)))) or None,
     )
 
 

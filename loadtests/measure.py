@@ -6,7 +6,9 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from loadtests import wrk
@@ -21,12 +23,17 @@ ERRORS_ALLOWED: Final = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked of a server: one address, that many connections, each one closed or kept."""
+    """What is asked of a server: one address, that many connections, each one closed or kept.
+
+    targets_file: has targets, one a line, that are asked for in turn instead of path.
+    """
 
     path: str
     connections: int
     close: bool = False
     errors_allowed: float = ERRORS_ALLOWED
+    targets_file: Path | None = None
+    headers: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,12 @@ class Meter:
         url, watch = server.url(load.path), _Watch(server, self.cores.server)
         if self.generator == "wrk":
             command = wrk.command(
-                url, connections=load.connections, seconds=seconds, close=load.close
+                url,
+                connections=load.connections,
+                seconds=seconds,
+                close=load.close,
+                headers=load.headers,
+                targets_file=load.targets_file,
             )
             rate, answers, p50_ms, p99_ms, errors = wrk.read(
                 await output_of(command, self.cores.generator)
@@ -106,6 +118,8 @@ def _own(url: str, load: Load, seconds: float) -> list[str]:
         *(sys.executable, "-m", "loadtests.closed", "--url", url),
         *("--connections", str(load.connections), "--seconds", str(seconds)),
         *(["--close"] if load.close else []),
+        *([f"--targets={load.targets_file}"] if load.targets_file else []),
+        *(f"--header={name}: {value}" for name, value in load.headers),
     ]
 
 

@@ -119,11 +119,15 @@ async def _status(launch: Launch) -> int:
     return 200
 
 
-async def ask(server: Program, target: str) -> tuple[int, dict[str, str], bytes]:
+async def ask(
+    server: Program, target: str, headers: Sequence[tuple[str, str]] = ()
+) -> tuple[int, dict[str, str], bytes]:
     """GET over a connection of its own: status, header fields in small letters, body."""
     async with asyncio.timeout(ASK_S):
         reader, writer = await asyncio.open_connection(LOOPBACK, server.port)
-        writer.write(request_bytes(f"{LOOPBACK}:{server.port}", target, close=True))
+        lines = [f"{name}: {value}" for name, value in headers]
+        host = f"{LOOPBACK}:{server.port}"
+        writer.write(request_bytes(host, target, close=True, lines=lines))
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         writer.close()
     first, *lines = head.decode("latin-1").split("\r\n")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
+IN_TURN: Final = Path(__file__).with_name("in_turn.lua")
 UNITS_MS: Final = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 RATE: Final = re.compile(r"^Requests/sec: +([\d.]+)$", re.MULTILINE)
 TOTAL: Final = re.compile(r"^ +(\d+) requests in ", re.MULTILINE)
@@ -16,11 +19,23 @@ SOCKETS: Final = re.compile(
 )
 
 
-def command(url: str, *, connections: int, seconds: float, close: bool) -> list[str]:
+def command(
+    url: str,
+    *,
+    connections: int,
+    seconds: float,
+    close: bool,
+    headers: Sequence[tuple[str, str]] = (),
+    targets_file: Path | None = None,
+) -> list[str]:
     """One thread, because the generator has one core. wrk takes whole seconds only."""
     whole_s = max(1, math.ceil(seconds))
-    header = ["-H", "Connection: close"] if close else []
-    return ["wrk", "-t1", f"-c{connections}", f"-d{whole_s}s", "--latency", *header, url]
+    fields = [*headers, *([("Connection", "close")] if close else [])]
+    lines = [word for name, value in fields for word in ("-H", f"{name}: {value}")]
+    run = ["wrk", "-t1", f"-c{connections}", f"-d{whole_s}s", "--latency", *lines]
+    if targets_file is None:
+        return [*run, url]
+    return [*run, "-s", str(IN_TURN), url, "--", str(targets_file)]
 
 
 def read(printed: str) -> tuple[float, int, float, float, dict[str, int]]:

@@ -47,3 +47,10 @@ def test_anything_else_is_no_answer(data: bytes, reason: str) -> None:
 def test_a_request_closes_its_connection_only_when_it_is_told_to() -> None:
     assert request_bytes("h:1", "/a") == b"GET /a HTTP/1.1\r\nHost: h:1\r\n\r\n"
     assert b"\r\nConnection: close\r\n\r\n" in request_bytes("h:1", "/a", close=True)
+
+
+def test_a_request_has_the_lines_it_was_given() -> None:
+    request = request_bytes("h", "/a", close=True, lines=["x-a: 1", "x-b: 2"])
+    assert request == (
+        b"GET /a HTTP/1.1\r\nHost: h\r\nx-a: 1\r\nx-b: 2\r\nConnection: close\r\n\r\n"
+    )

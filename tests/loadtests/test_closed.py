@@ -48,9 +48,23 @@ async def test_short_connections_are_made_anew_for_each_request(server: Program)
     assert 0 < outcome["connect_p99_ms"] <= outcome["p99_ms"]
 
 
+async def test_targets_of_a_file_are_asked_for_in_turn(server: Program, tmp_path: Path) -> None:
+    listed = tmp_path / "targets"
+    listed.write_text("/\n/products/red-shirt\n/products/red-shirt/stock\n")
+    outcome = await closed(server, "/nowhere", "--targets", str(listed), "--header", "x-a: b")
+    assert outcome["errors"] == {}
+    assert outcome["answers"] > 10 * CONNECTIONS
+    listed.write_text("/\n/nowhere\n")
+    try:
+        said = str((await closed(server, "/", "--targets", str(listed)))["errors"])
+    except BrokenRunError as error:  # a quick machine has a thousand failures by then
+        said = str(error)
+    assert "not 200" in said
+
+
 async def test_a_server_that_only_fails_is_no_server_to_measure(server: Program) -> None:
     with pytest.raises(BrokenRunError, match="not 200"):
-        await closed(server, "/nowhere")
+        await closed(server, "/nowhere", "--seconds", "30")  # a thousand failures end it
 
 
 async def idle(server: Program) -> asyncio.subprocess.Process:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from loadtests import wrk
+from loadtests.peers import PYTHON
+from loadtests.programs import output_of, running
 
 # wrk pads its units to two letters.
 PRINTED = """Running 3s test @ http://127.0.0.1:29103/
@@ -47,3 +52,29 @@ def test_wrk_is_given_whole_seconds_and_the_header_that_closes() -> None:
     command = wrk.command("http://h/", connections=360, seconds=2.5, close=True)
     assert command[:5] == ["wrk", "-t1", "-c360", "-d3s", "--latency"]
     assert command[5:] == ["-H", "Connection: close", "http://h/"]
+
+
+def test_wrk_is_given_fields_and_a_file_of_targets(tmp_path: Path) -> None:
+    listed = tmp_path / "targets"
+    command = wrk.command(
+        "http://h/",
+        connections=1,
+        seconds=1,
+        close=False,
+        headers=[("a", "b")],
+        targets_file=listed,
+    )
+    assert command[5:7] == ["-H", "a: b"]
+    assert command[7:] == ["-s", str(wrk.IN_TURN), "http://h/", "--", str(listed)]
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+async def test_wrk_asks_for_the_targets_in_turn(tmp_path: Path) -> None:
+    (tmp_path / "targets").write_text("/\n/nowhere\n")
+    async with running(await PYTHON.launch(tmp_path), None, tmp_path / "log") as server:
+        command = wrk.command(
+            server.url(), connections=1, seconds=1, close=False, targets_file=tmp_path / "targets"
+        )
+        _, answers, _, _, errors = wrk.read(await output_of(command, None))
+    assert answers > 10
+    assert abs(errors["not 2xx"] - answers) <= 1

@@ -1,0 +1,1 @@
+"""The product page by the libraries that business uses too, each as its documentation has it."""
