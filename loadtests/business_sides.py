@@ -17,7 +17,6 @@ from redis.asyncio import Redis
 from infra.local.addresses import LOOPBACK, free_port
 from infra.local.folder import DataFolder
 from infra.local.secret_files import read_secret
-from infra.local.stack import environment_of
 from loadtests.pinning import Cores
 from loadtests.programs import BrokenRunError, Launch, Program, ask, running
 from loadtests.shop import page_target
@@ -62,8 +61,9 @@ async def running_shop(cores: Cores, folder: Path, products: int) -> AsyncIterat
 
 async def shop_at(data_dir: Path, products: int) -> Shop:
     """The shop that runs on a data folder, with so many products at least."""
-    folder, environment = DataFolder.at(data_dir), environment_of(data_dir)
-    state = folder.read_state()
+    folder = DataFolder.at(data_dir)
+    state = folder.running_state()
+    environment = state["environment"]
     access = Program(state["guard"]["pid"], urlsplit(state["url"]).port or 80)
     return Shop(
         data_dir,

@@ -27,7 +27,7 @@ import uvloop
 from uvicorn.lifespan.on import LifespanOn
 from uvicorn.server import ServerState
 
-from infra.local.stack import environment_of
+from infra.local.folder import DataFolder
 from loadtests.answers import request_bytes
 from loadtests.programs import BrokenRunError
 from services import serving
@@ -173,7 +173,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, default=Path(".tercet"), help="a running stack's")
     parser.add_argument("--target", required=True, help="of a page: /products/SLUG")
     options = parser.parse_args()
-    os.environ.update(environment_of(options.data_dir))
+    os.environ.update(DataFolder.at(options.data_dir).running_state()["environment"])
     os.environ["TERCET_LOG_LEVEL"] = "WARNING"
     settings = load(BusinessSettings)
     configure_logging("business", settings)

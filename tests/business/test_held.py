@@ -258,13 +258,14 @@ async def test_a_request_that_is_not_plain_is_routed_and_the_next_one_is_underst
     assert served.witness.from_memory == [True]
 
 
-@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize(
+    ("version", "wish"), [("1.1", "close"), ("1.0", "close"), ("1.0", "keep-alive")]
+)
 async def test_who_wants_the_connection_closed_has_it_closed(
-    served: Business, page: str, version: str
+    served: Business, page: str, version: str, wish: str
 ) -> None:
-    request = served.request("GET", page, "connection: close").replace(
-        "/1.1\r\n", f"/{version}\r\n"
-    )
+    request = served.request("GET", page, f"connection: {wish}")
+    request = request.replace("HTTP/1.1", f"HTTP/{version}")
     async with served.connected() as (reader, writer):
         writer.write(request.encode())
         head, body = await read(reader)
@@ -340,6 +341,10 @@ async def test_a_connection_is_closed_when_it_was_idle_for_long_and_not_before(
     clock.go_on(KEEP_ALIVE_S + 1)  # and its answer is not there yet
     transport.close.assert_not_called()
     await asyncio.gather(*connection.tasks)
+    connection.data_received(fast)
+    connection.data_received(served.request("GET", page, ROUTED).encode())
+    await asyncio.gather(*connection.tasks)
+    assert len(clock.timers) == 1
     connection.data_received(fast[:20])
     clock.go_on(KEEP_ALIVE_S - 1)
     connection.data_received(fast[20:])
