@@ -124,7 +124,12 @@ class Balance(Client):
             self.budget.turn(now, self.requests_total)
         if not self._used:
             return None
-        part = self._choose(now) if avoid is None else self._other(now, avoid)
+        if avoid is not None:
+            part = self._other(now, avoid)
+        elif len(self._used) == 1:
+            part = self._used[0]
+        else:
+            part = self._choose(now)
         if avoid is not None and part is avoid.owner:
             if part.idle and self.open >= self.size:
                 part.drop_oldest()  # the others may have been closed as well
@@ -236,7 +241,12 @@ class Part(Connections):
             self.address.failures = 0
 
     def released(self, connection: Connection) -> None:
-        self.answered(connection)
+        if connection.status >= 500:
+            self.answered(connection)
+        else:
+            address = self.address
+            address.answered_total += 1
+            address.failures = 0
         self.put_back(connection)
 
     def ended(self, connection: Connection, error: BaseException | None) -> None:

@@ -106,14 +106,16 @@ class Client(ABC):
         deadline: Deadline,
         length: int | None = None,
         host: bytes | None = None,
+        own: bytes = b"",
         patience: Patience | None = None,
     ) -> Response:
         """Send a request and collect its answer. Raises NotSent, or Unknown once a byte was sent.
 
         length: Content-Length of a body that is iterated; without it that body goes in chunks.
         host: a Host other than the address. Framing headers are never the caller's.
+        own: whole lines after the headers, for which the caller vouches: they are not looked at.
         """
-        request = Request(method, target, headers, body, length=length, host=host)
+        request = Request(method, target, headers, body, length=length, host=host, own=own)
         return cast(Response, await self._exchange(request, deadline, patience, streamed=False))
 
     async def stream(
@@ -139,6 +141,7 @@ class Client(ABC):
         headers: Iterable[tuple[bytes, bytes]] = (),
         body: bytes = b"",
         *,
+        own: bytes = b"",
         deadline: Deadline,
         caller: Caller,
     ) -> bool:
@@ -152,7 +155,7 @@ class Client(ABC):
         left_ms = (deadline.at - now) * 1000 - self._hop_ms
         if left_ms <= 0:
             return False
-        lines = header_lines(method, target, headers, body, None)
+        lines = header_lines(method, target, headers, body, None) + own
         repeatable = method in self.repeatable
         connection = self._take_idle(now, repeatable=repeatable)
         if connection is None:

@@ -27,6 +27,7 @@ from services.exchange import (
     SendingLost,
     SendTimedOut,
 )
+from services.plain import plain_answer
 from services.stream import Stream
 
 INTERIM_LIMIT: Final = 16  # 1xx answers before one request's final answer
@@ -60,12 +61,23 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         *("alive", "host_line", "idle_since", "owner", "retire_at", "served", "status"),
-        *("_limits", "_loop", "_parser", "_paused", "_readable", "_timer", "_timer_at"),
+        *("_limits", "_loop", "_parser", "_paused", "_plain_limit", "_readable", "_timer"),
+        "_timer_at",
         *("_transport", "_writable"),
         # of one exchange
         *("_body_bytes", "_caller", "_chunks", "_deadline_at", "_done", "_expires_at"),
         *("_fed_bytes", "_has_answer_body", "_head_done", "_headers", "_interim", "_keep"),
-        *("_patience", "_repeatable", "_sender", "_sent", "_stream", "_streamed", "_surplus"),
+        *(
+            "_patience",
+            "_plain_bytes",
+            "_plain_limit",
+            "_repeatable",
+            "_sender",
+            "_sent",
+            "_stream",
+            "_streamed",
+            "_surplus",
+        ),
         "_trailer_bytes",
     )
 
@@ -73,6 +85,7 @@ class Connection(asyncio.Protocol):
         self.owner = owner
         self.host_line = host_line
         self._limits = limits
+        self._plain_limit = limits.plain_bytes
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._readable = select.poll()
@@ -136,14 +149,19 @@ class Connection(asyncio.Protocol):
         self._headers: Headers = []
         self._fed_bytes = 0
         self._head_done = self._done = False
+        self._plain_bytes = self._plain_limit if has_answer_body and not streamed else 0
         if not rest:
-            self._expect_within(patience.first_byte_s)
+            if patience.first_byte_s == math.inf and deadline_at >= self._timer_at:
+                self._expires_at = deadline_at  # the usual case of _expect_within()
+            else:
+                self._expect_within(patience.first_byte_s)
             self._transport.write(data)
         elif isinstance(rest, bytes):
             self._expect_within(patience.first_byte_s)
             self._transport.writelines((data, rest))
         else:
             self._sent = False
+            self._plain_bytes = 0
             self._expect_within(math.inf)
             self._transport.write(data)
             self._sender = self._loop.create_task(self._send(rest, length))
@@ -195,9 +213,12 @@ class Connection(asyncio.Protocol):
         try:
             say(what)
         except Exception as error:
-            self._loop.call_exception_handler(
-                {"message": "a caller failed at its answer", "exception": error, "protocol": self}
-            )
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        self._loop.call_exception_handler(
+            {"message": "a caller failed at its answer", "exception": error, "protocol": self}
+        )
 
     async def _send(self, body: AsyncIterable[bytes], length: int | None) -> None:
         left_bytes = length
@@ -262,6 +283,11 @@ class Connection(asyncio.Protocol):
         if self._caller is None:
             self.drop()  # nothing was asked for: a 408 before closing, or a server out of step
             return
+        if self._fed_bytes == 0 and len(data) <= self._plain_bytes:
+            answer = plain_answer(data)
+            if answer is not None:
+                self._finish_plain(answer)
+                return
         self._fed_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -388,6 +414,24 @@ class Connection(asyncio.Protocol):
     def _ends_with_connection(self) -> bool:
         framed = (b"content-length", b"transfer-encoding")
         return self._head_done and not any(name in framed for name, _ in self._headers)
+
+    def _finish_plain(self, answer: Response) -> None:
+        """The same as _finish() for an answer of which the parser has not seen a byte."""
+        caller, self._caller = self._caller, None
+        self.served += 1
+        self.status = answer.status
+        self._headers = answer.headers
+        if not self._transport.is_closing():
+            self.owner.released(self)
+        else:
+            self.owner.answered(self)
+            self.drop()
+        if caller is None or caller.done():
+            return
+        try:
+            caller.set_result(answer)
+        except Exception as error:
+            self._complain(error)
 
     def _finish(self) -> None:
         """The answer is whole. The connection is free before the caller is called: it may begin

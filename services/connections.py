@@ -110,7 +110,7 @@ class Connections:
         now = time.monotonic()
         if now >= connection.retire_at:
             connection.drop()
-        elif self._places.give(connection):
+        elif self._places.waiters and self._places.give(connection):
             self.reused_total += 1
         else:
             self.busy.discard(connection)

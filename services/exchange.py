@@ -89,6 +89,11 @@ class AnswerLimits:
     head_bytes: int = 65_536
     body_bytes: int = 8_388_608
 
+    @property
+    def plain_bytes(self) -> int:
+        """A whole answer that is no longer than this breaks neither limit."""
+        return min(self.head_bytes, self.body_bytes)
+
 
 class Response:
     """A whole answer: status, headers with lower-case names, body."""

@@ -22,11 +22,11 @@ class Places:
         self.size = size
         self.open = 0
         self.closed = False
-        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        self.waiters: deque[asyncio.Future[Connection | None]] = deque()
 
     @property
     def waiting(self) -> int:
-        return len(self._waiters)
+        return len(self.waiters)
 
     async def wait(self, deadline: Deadline, patience: Patience) -> Connection | None:
         """A connection that became free, or None: a place in which to make one."""
@@ -35,7 +35,7 @@ class Places:
             return None
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Connection | None] = loop.create_future()
-        self._waiters.append(waiter)
+        self.waiters.append(waiter)
         wait_s = min(deadline.left_s(), patience.pool_s)
         timer = None if wait_s == math.inf else loop.call_later(wait_s, self._give_up, waiter)
         try:
@@ -49,8 +49,8 @@ class Places:
 
     def give(self, connection: Connection) -> bool:
         """Give a free connection to whoever has waited longest; false: nobody waits."""
-        while self._waiters:
-            waiter = self._waiters.popleft()
+        while self.waiters:
+            waiter = self.waiters.popleft()
             if not waiter.done():
                 waiter.set_result(connection)
                 return True
@@ -58,8 +58,8 @@ class Places:
 
     def pass_on(self) -> None:
         """A place is free: it goes to whoever has waited longest."""
-        while self._waiters:
-            waiter = self._waiters.popleft()
+        while self.waiters:
+            waiter = self.waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 return
@@ -67,21 +67,21 @@ class Places:
 
     def close(self) -> None:
         self.closed = True
-        while self._waiters:
-            waiter = self._waiters.popleft()
+        while self.waiters:
+            waiter = self.waiters.popleft()
             if not waiter.done():
                 waiter.set_exception(PoolClosed("the pool was closed"))
 
     def _give_up(self, waiter: asyncio.Future[Connection | None]) -> None:
         if not waiter.done():
-            self._waiters.remove(waiter)
+            self.waiters.remove(waiter)
             waiter.set_exception(PoolTimedOut(f"all {self.size} connections stayed in use"))
 
     def _unwait(self, waiter: asyncio.Future[Connection | None]) -> None:
         """A waiter was cancelled: what it was given in the same turn goes to the next."""
         if waiter.cancelled():
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            if waiter in self.waiters:
+                self.waiters.remove(waiter)
         elif waiter.exception() is None:
             connection = waiter.result()
             if connection is None:

@@ -53,6 +53,7 @@ class Request:
 
     length: Content-Length of a body that is iterated; without it that body goes in chunks.
     host: a Host other than that of the connection.
+    own: whole lines after the headers, for which the caller vouches.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class Request:
         *,
         length: int | None,
         host: bytes | None,
+        own: bytes = b"",
     ) -> None:
-        self._lines = header_lines(method, target, headers, body, length)
+        self._lines = header_lines(method, target, headers, body, length) + own
         self._target = target
         self._host_line = None if host is None else host_line(host)
         self.method = method
@@ -104,6 +106,8 @@ def header_lines(
         raise UnsafeRequest("the method has characters that can not be sent")
     if not target or target.translate(None, VISIBLE):
         raise UnsafeRequest("the target has characters that can not be sent")
+    if not headers and not body and method in WITHOUT_BODY:
+        return b""
     lines = [_names[name] + value for name, value in headers]
     if not isinstance(body, bytes):
         lines.append(b"transfer-encoding: chunked" if length is None else _length(length))
@@ -125,7 +129,7 @@ def host_line(host: bytes) -> bytes:
 
 def deadline_line(left_ms: float) -> bytes:
     """What the server is told about the time it has; at least a millisecond."""
-    return _DEADLINE % max(1, left_ms)
+    return _DEADLINE % max(1, int(left_ms))
 
 
 def _length(size_bytes: int) -> bytes:

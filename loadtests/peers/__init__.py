@@ -149,11 +149,18 @@ async def stand_in(place: Place) -> Launch:
     return Launch(command, place.port)
 
 
+async def bare_proxy(place: Place) -> Launch:
+    """What a proxy in Python costs at the least."""
+    command = [sys.executable, "-m", "loadtests.peers.bare_proxy", str(place.port), place.upstream]
+    return Launch(command, place.port)
+
+
 NODE: Final = Peer("Node std", "node", node)
 GO: Final = Peer("Go std", "go", go("go_std"))
 GIN: Final = Peer("Gin", "gin", go("gin"))
 GO_PROXY: Final = Peer("Go ReverseProxy", "go-proxy", go("go_reverse_proxy"))
 NGINX: Final = Peer("nginx proxy_pass", "nginx", nginx("proxy.conf"))
+BARE_PROXY: Final = Peer("bare Python proxy", "bare-proxy", bare_proxy)
 PYTHON: Final = Peer("Python stand-in", "python", stand_in)
 # The quickest first; all sides of a run have the same behind them.
 UPSTREAMS: Final = (
@@ -161,7 +168,7 @@ UPSTREAMS: Final = (
     Peer("Go std", "fixed-go", go("fixed_upstream")),
     Peer("Python stand-in", "fixed-python", stand_in),
 )
-ALL: Final = (NODE, GO, GIN, GO_PROXY, NGINX, PYTHON)
+ALL: Final = (NODE, GO, GIN, GO_PROXY, NGINX, BARE_PROXY, PYTHON)
 
 
 async def fixed_upstream(folder: Path) -> tuple[str, Launch]:

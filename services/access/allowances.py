@@ -78,6 +78,7 @@ class Allowances:
         self.buckets = Buckets(
             {kind: each for kind, each in rates.items() if kind not in shared}, exempt=exempt
         )
+        self.limited = frozenset(rates)  # the classes for which take() has anything to do
         self.refused_total = self.drawn_total = self.lost_total = 0
         self.processes = processes
         self._ledgers = {

@@ -198,6 +198,7 @@ class Connections:
         self._limit = limit or _half_of_files()
         self._limit_by_address = limit_by_address
         self._exempt = Networks() if exempt is None else exempt
+        self._exempts = bool(self._exempt)
         self._open_by_group: dict[str, int] = {}
 
     def opened(self, address: str) -> bool:
@@ -205,7 +206,7 @@ class Connections:
         if self.open >= self._limit:
             self.refused_total += 1
             return False
-        if address not in self._exempt:
+        if not self._exempts or address not in self._exempt:
             group = group_of(address)
             count = self._open_by_group.get(group, 0)
             if count >= self._limit_by_address:
@@ -218,7 +219,7 @@ class Connections:
     def closed(self, address: str) -> None:
         """A connection for which there was room has ended."""
         self.open -= 1
-        if address not in self._exempt:
+        if not self._exempts or address not in self._exempt:
             group = group_of(address)
             count = self._open_by_group[group] - 1
             if count:

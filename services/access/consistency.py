@@ -35,7 +35,7 @@ class Tokens:
 
     def shown(self, fields: Sorted, customer_id: str) -> Headers:
         """What business is told: the farthest that a valid token of this customer's says."""
-        tokens = fields.tokens if len(fields.tokens) == 1 else []
+        tokens = list(fields.tokens) if len(fields.tokens) == 1 else []
         if fields.cookies:
             tokens = [*tokens, *cookie_tokens(fields.cookies)]
         if not tokens:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from services.access.access_log import AccessLog
 from services.access.admission import Admission
@@ -12,18 +12,19 @@ from services.access.allowances import Allowances
 from services.access.buckets import Connections
 from services.access.client_address import Networks, client_of
 from services.access.counts import UNKNOWN, Counts
-from services.access.fields import answer_fields
+from services.access.fields import answer_fields, field_line
 from services.access.forward import Forwarder
 from services.access.framing import path_of
 from services.access.health import Readiness
 from services.access.limits import Limits
 from services.access.memory import HELD_PART, Memory, give_back
 from services.access.pages import Pages
-from services.access.passage import Passage
-from services.access.routes import LOCAL, Route, route_of
+from services.access.passage import Passage, Request
+from services.access.routes import LOCAL, Route, known_routes, learn_route
 from services.access.tag_stream import TagStream
 from services.access.timers import Wheel
 from services.access.tracing import names_of
+from services.exchange import Headers
 from services.problems import InternalError, NotFound, Overloaded, Problem
 from services.settings import AccessSettings
 from services.telemetry import logger, request_id_var
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from services.access.reader import Reader
 
 log = logger(__name__)
+
+PAGE: Final = Route.PAGE
 
 
 class Edge:
@@ -51,6 +54,8 @@ class Edge:
         self.log = AccessLog(settings.access_log_sample)
         self.wheel = Wheel()
         self.readers: list[Reader] = []
+        self.default_headers: Headers = []
+        self.default_lines = b""
         self.counts = Counts()
         self.watchdog = Watchdog()
         self.proxies = Networks(
@@ -113,18 +118,26 @@ class Edge:
     def serve(self, passage: Passage, connection: AccessProtocol) -> None:
         """Have a whole request answered that no held page answers."""
         try:
-            self._serve(passage, connection)
+            target = passage.target
+            route = known_routes.get((passage.method, target))
+            if route is None or self.memory.pressure > 1:
+                self._serve(passage, connection)
+            elif route is PAGE and not passage.body and self.pages.is_page(target):
+                self._obtain(passage, connection)
+            else:
+                self.forwarder.start(passage, route)
         except Exception:
             log.exception("bug", target=passage.target.decode("latin-1"))
             self.forwarder.give_up(passage)
             connection.refuse(passage, InternalError())
 
     def _serve(self, passage: Passage, connection: AccessProtocol) -> None:
+        """The same where it is not known yet whose the path is, or memory is short."""
         path = path_of(passage.target)
         if path in LOCAL or path == "*":
             connection.run_app(passage, path)
             return
-        route = route_of(passage.method, path)
+        route = learn_route(passage.method, passage.target, path)
         if route is None:
             passage.request_id = names_of(passage.headers)[0]
             connection.refuse(passage, NotFound())
@@ -132,12 +145,16 @@ class Edge:
             passage.request_id = names_of(passage.headers)[0]
             self.counts.out_of_memory_total += 1
             connection.refuse(passage, Overloaded("Nothing was done; try again.", retry_after_s=2))
-        elif route is Route.PAGE and not passage.body and self.pages.is_page(passage.target):
-            passage.request_id, _, _ = names_of(passage.headers)
-            passage.route = route
-            passage.task = asyncio.get_running_loop().create_task(self._page(passage, connection))
+        elif route is PAGE and not passage.body and self.pages.is_page(passage.target):
+            self._obtain(passage, connection)
         else:
             self.forwarder.start(passage, route)
+
+    def _obtain(self, passage: Passage, connection: AccessProtocol) -> None:
+        """Have a page fetched, or wait for one that is."""
+        passage.request_id, _, _ = names_of(passage.headers)
+        passage.route = PAGE
+        passage.task = asyncio.get_running_loop().create_task(self._page(passage, connection))
 
     async def _page(self, passage: Passage, connection: AccessProtocol) -> None:
         request_id_var.set(passage.request_id.decode())
@@ -158,7 +175,8 @@ class Edge:
         else:
             if isinstance(found, bytes):
                 connection.send_ready(passage, found)
-                self.answered(passage, status_of(found), len(found), "fetched")
+                now = time.monotonic()
+                self.answered(passage, status_of(found), len(found), now, "fetched")
             elif found is not None:
                 passage.request_id = found.header(b"x-request-id") or passage.request_id
                 fields = answer_fields(found, to_head=False)
@@ -167,10 +185,18 @@ class Edge:
                 passage.task = None
                 self.forwarder.start(passage, Route.PAGE)
 
-    def answered(self, passage: Passage, status: int, size_bytes: int, cache: str = "") -> None:
+    def take_defaults(self, headers: Headers) -> bytes:
+        """uvicorn's default headers as lines. It makes a new list each second, for Date."""
+        self.default_lines = b"".join([field_line(field) for field in headers])
+        self.default_headers = headers
+        return self.default_lines
+
+    def answered(
+        self, passage: Passage, status: int, size_bytes: int, now: float, cache: str = ""
+    ) -> None:
         """Count an answer that was made for one request, or waited for its page."""
         route = passage.route
-        took_s = time.monotonic() - passage.started_at
+        took_s = now - passage.started_at
         if route is None:
             self.counts.unknown.add(status)
         elif passage.admitted_at or cache:
@@ -184,7 +210,7 @@ class Edge:
 
     def log_request(  # noqa: PLR0917  # as AccessLog.write
         self,
-        request: Passage | Reader,
+        request: Request,
         status: int,
         size_bytes: int,
         took_s: float,
@@ -202,7 +228,7 @@ class Edge:
             method, request.target, status, size_bytes, took_s, route, cache, request_id, client
         )
 
-    def log_held(self, request: Passage | Reader, page: bytes, address: str) -> None:
+    def log_held(self, request: Request, page: bytes, address: str) -> None:
         """The same of one that was answered with a page from memory."""
         size_bytes = len(page) - page.index(b"\r\n\r\n") - 4
         self.log_request(

@@ -7,13 +7,16 @@ those fields, in Forwarded or in X-Real-IP is dropped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
 from services.access.routes import Route
 from services.access.tracing import REQUEST_ID, made_traceparent, valid_traceparent
 from services.consistency import TOKEN_HEADER
-from services.exchange import Headers, Response
+from services.exchange import Headers, Response, UnsafeRequest
+from services.plain import NEVER_KEPT, Field
+from services.request import CONTROLS, header_lines
 
 # RFC 9110 7.6.1, and the older ones that servers still act on.
 HOP_BY_HOP: Final = frozenset(
@@ -39,6 +42,8 @@ ORIGIN: Final = frozenset(
         *(b"x-http-method-override", b"x-http-method", b"x-method-override"),
     )
 )
+KEEP_ALIVE: Final = (b"connection", b"keep-alive")  # names nothing that would go on
+CLOSE: Final = (b"connection", b"close")
 WRITTEN_BY_POOL: Final = frozenset((b"host", b"content-length", b"expect"))
 NOT_ANSWERED: Final = frozenset(
     (
@@ -56,6 +61,7 @@ CREDENTIALS: Final[dict[Route, frozenset[bytes]]] = {
 # Clients choose the names, and how long: what is beyond these is decided each time.
 DECISIONS_KEPT: Final = 1024
 NAME_KEPT_BYTES: Final = 64
+LINE_KEPT_BYTES: Final = 256
 
 
 class Way(IntEnum):
@@ -113,17 +119,25 @@ def _decided(name: bytes) -> Way:
 class Sorted:
     """A request's fields, sorted: what goes on, and what access needs to know itself."""
 
-    __slots__ = ("authorizations", "cookies", "passed", "request_id", "tokens", "traceparent")
+    __slots__ = (
+        *("authorizations", "cookies", "lines", "own", "passed", "request_id", "tokens"),
+        "traceparent",
+    )
 
-    def __init__(self, headers: Headers, route: Route) -> None:
-        self.cookies: list[bytes] = []
-        self.authorizations: list[bytes] = []
-        self.tokens: list[bytes] = []
-        self.passed = passed = []
-        ids: list[bytes] = []
-        parents: list[bytes] = []
-        states: Headers = []
-        named: set[bytes] | None = None
+    def __init__(self, headers: Headers, route: Route, lines: bytes | None = None) -> None:
+        """lines: all that goes on of the headers, where that is known."""
+        self.cookies: Sequence[bytes] = ()
+        self.authorizations: Sequence[bytes] = ()
+        self.tokens: Sequence[bytes] = ()
+        self.own = b""  # lines that access adds, once they are made
+        self.lines = b"" if lines is None else lines  # go on besides what is passed
+        passed: Headers = []
+        self.passed = passed
+        if lines is not None:
+            self.traceparent = traceparent = made_traceparent()
+            self.request_id = traceparent[3:35]
+            return
+        special: list[tuple[Way, Field]] | None = None
         for field in headers:
             name = field[0]
             way = _ways.get(name)
@@ -131,27 +145,38 @@ class Sorted:
                 way = way_of(name)
             if way == 0:
                 passed.append(field)
-            elif way == 1:
-                continue
-            elif way == Way.CREDENTIAL:
-                (self.cookies if name == b"cookie" else self.authorizations).append(field[1])
-                if name not in CREDENTIALS[route]:
-                    passed.append(field)
-            elif way == Way.CONNECTION:
-                named = named_in(field[1], named)
-            elif way == Way.REQUEST_ID:
-                ids.append(field[1])
-            elif way == Way.TRACEPARENT:
-                parents.append(field[1])
-            elif way == Way.TRACESTATE:
+            elif way != 1 and field != KEEP_ALIVE:
+                if special is None:
+                    special = []
+                special.append((way, field))
+        if special is None:
+            self.traceparent = traceparent = made_traceparent()
+            self.request_id = traceparent[3:35]
+        else:
+            self._sort(special, route)
+
+    def _sort(self, special: list[tuple[Way, Field]], route: Route) -> None:
+        values: dict[Way, list[bytes]] = {}
+        cookies: list[bytes] = []
+        authorizations: list[bytes] = []
+        states: Headers = []
+        for way, field in special:
+            if way is Way.CREDENTIAL:
+                (cookies if field[0] == b"cookie" else authorizations).append(field[1])
+                if field[0] not in CREDENTIALS[route]:
+                    self.passed.append(field)
+            elif way is Way.TRACESTATE:
                 states.append(field)
             else:
-                self.tokens.append(field[1])
-        if named is not None:
-            self.passed = passed = [field for field in passed if field[0] not in named]
-        self._name(ids, parents, states)
+                values.setdefault(way, []).append(field[1])
+        self.cookies, self.authorizations = cookies, authorizations
+        self.tokens = values.get(Way.TOKEN, ())
+        if Way.CONNECTION in values:
+            named = named_in(b",".join(values[Way.CONNECTION]))
+            self.passed = [field for field in self.passed if field[0] not in named]
+        self._name(values.get(Way.REQUEST_ID, ()), values.get(Way.TRACEPARENT, ()), states)
 
-    def _name(self, ids: list[bytes], parents: list[bytes], states: Headers) -> None:
+    def _name(self, ids: Sequence[bytes], parents: Sequence[bytes], states: Headers) -> None:
         """Request id and trace context: the client's where it is one, else made here.
 
         A name that the client gave twice or malformed is made. A made request id is the trace's
@@ -166,6 +191,21 @@ class Sorted:
             self.request_id = ids[0]
         else:
             self.request_id = self.traceparent[3:35]
+
+
+def passed_lines(headers: Headers) -> bytes | None:
+    """What goes on of these fields, as lines; None if any of them is special, or not to be sent."""
+    passed: Headers = []
+    for field in headers:
+        way = way_of(field[0])
+        if way is Way.ON:
+            passed.append(field)
+        elif way is not Way.DROPPED and field not in (KEEP_ALIVE, CLOSE):
+            return None
+    try:
+        return header_lines(b"GET", b"/", passed, b"", None)
+    except UnsafeRequest:  # its own answer says so
+        return None
 
 
 def named_in(value: bytes, named: set[bytes] | None = None) -> set[bytes]:
@@ -208,6 +248,44 @@ def answer_fields(answer: Response, *, to_head: bool) -> Headers:
     elif answer.status not in (204, 304):
         fields.append((b"content-length", b"%d" % len(answer.body)))
     return fields
+
+
+class _AnswerLines(dict[Field, bytes]):
+    """Lines of answers as the client gets them, by field; empty for those that it does not get."""
+
+    def __missing__(self, field: Field) -> bytes:
+        name, value = field
+        line = field_line(field) if _is_answered(name) else b""
+        if name == b"connection" and value.lower() != b"keep-alive":
+            raise KeyError(name)  # it may name others
+        if len(line) <= LINE_KEPT_BYTES and name not in NEVER_KEPT and name[:2] != b"x-":
+            if len(self) >= DECISIONS_KEPT:
+                self.clear()
+            self[field] = line
+        return line
+
+
+_answer_lines: Final = _AnswerLines()
+
+
+def field_line(field: Field) -> bytes:
+    """A field as a line. A value that would start a line of its own is a bug."""
+    line = b"%b: %b" % field
+    if line.translate(None, CONTROLS) != line:
+        raise RuntimeError("an answer's header has control characters")
+    return line + b"\r\n"
+
+
+def answer_lines(answer: Response, *, to_head: bool) -> bytes:
+    """answer_fields() as lines: nearly all of them have been seen before."""
+    if not to_head and answer.status not in (204, 304):
+        try:
+            lines = b"".join([_answer_lines[field] for field in answer.headers])
+        except KeyError:
+            pass
+        else:
+            return b"%bcontent-length: %d\r\n" % (lines, len(answer.body))
+    return b"".join([field_line(field) for field in answer_fields(answer, to_head=to_head)])
 
 
 def _is_answered(name: bytes) -> bool:

@@ -17,7 +17,7 @@ from services.access.admission import Admission
 from services.access.allowances import Allowances
 from services.access.client_address import Networks, client_of
 from services.access.consistency import Tokens
-from services.access.fields import Sorted, answer_fields
+from services.access.fields import Sorted, answer_lines, field_line
 from services.access.gate import Outcome
 from services.access.identity import Identities, Unasked, claim_of
 from services.access.passage import KEYED, Passage
@@ -59,6 +59,12 @@ LOOKUP_S: Final = 1.0  # one indexed read
 DRAIN_S: Final = 0.7  # after the 1 s of the server's own, of the 3 s a stop may take
 DRAIN_STEP_S: Final = 0.01
 OVERLOADED: Final = frozenset((503, 504))  # what business answers when it could not keep up
+PAGE: Final = Route.PAGE
+# What business is told of every request. No part of it is as a client wrote it: each was checked
+# by its pattern when it was read, or made here.
+OWN: Final = (
+    b"x-request-id: %b\r\ntraceparent: %b\r\nx-forwarded-host: %b\r\nx-forwarded-for: %b\r\n"
+)
 
 
 class Forwarder:
@@ -74,7 +80,12 @@ class Forwarder:
         self._admission = admission
         self._allowances = allowances
         self._proxies = proxies
+        self._behind_proxies = bool(proxies)
+        self._gates = admission.gates
         self._secret = settings.internal_secret.get_secret_value().encode()
+        scheme = b"https" if settings.access_tls_certificate else b"http"
+        always = b"x-internal-secret: %b\r\nx-forwarded-proto: %b\r\n" % (self._secret, scheme)
+        self._own = always.replace(b"%", b"%%") + OWN
         self.addresses = Addresses(settings.business_urls)
 
         def pool(size: int) -> Balance:
@@ -99,19 +110,22 @@ class Forwarder:
         passage.carrier = self
         self._live.add(passage)
         try:
-            fields = passage.sorted = Sorted(passage.headers, route)
+            fields = passage.sorted = Sorted(passage.headers, route, passage.passed)
             passage.request_id = fields.request_id
-            passage.address = self._address_of(passage)
-            customer_id = self._customer(passage, fields)
+            passage.address = passage.client.address if passage.client is not None else ""
+            if self._behind_proxies:
+                passage.address = client_of(passage.address, passage.headers, self._proxies)
+            customer_id = None if route is PAGE else self._customer(passage, fields)
             now = time.monotonic()
             known = None if isinstance(customer_id, Unasked) else customer_id
-            refusal = self._allowances.take(route, passage.address, known, now)
-            if refusal is not None:
-                raise refusal.problem()
+            if route in self._allowances.limited:
+                refusal = self._allowances.take(route, passage.address, known, now)
+                if refusal is not None:
+                    raise refusal.problem()
             if isinstance(customer_id, Unasked):
                 self._take_time(passage, None)
-            elif self._admission.try_enter(route):
-                self._send(passage, route, fields, customer_id)
+            elif self._gates[route].try_enter():
+                self._send(passage, route, fields, customer_id, now)
             else:
                 place = _Place(self, passage, customer_id)
                 self._admission.join(route, passage.deadline, place)
@@ -119,10 +133,15 @@ class Forwarder:
             self._refuse(passage, problem, "ignored")
 
     def _send(
-        self, passage: Passage, route: Route, fields: Sorted, customer_id: str | None
+        self,
+        passage: Passage,
+        route: Route,
+        fields: Sorted,
+        customer_id: str | None,
+        now: float,
     ) -> None:
         """To business, now that admission has let it in: at once if a connection is idle."""
-        passage.admitted_at = time.monotonic()
+        passage.admitted_at = now
         headers = self._headers(passage, fields, customer_id)
         try:
             begun = self.pools[route].begin(
@@ -130,6 +149,7 @@ class Forwarder:
                 passage.target,
                 headers,
                 passage.body,
+                own=fields.own,
                 deadline=passage.deadline,
                 caller=passage,
             )
@@ -149,7 +169,7 @@ class Forwarder:
         if passage.route in KEYED and passage.admitted_at:
             return
         task, route = passage.task, passage.route
-        self._end(passage, "ignored")
+        self._end(passage, "ignored", time.monotonic())
         if task is not None:
             task.cancel()
         elif route is not None:
@@ -158,7 +178,7 @@ class Forwarder:
     def give_up(self, passage: Passage) -> None:
         """Somebody else answers this request."""
         if passage.carrier is not None and not passage.over:
-            self._end(passage, "ignored")
+            self._end(passage, "ignored", time.monotonic())
 
     async def fetch_page(self, target: bytes, extra: Headers, deadline: Deadline) -> Response:
         """A page as business has it for everybody: nothing of a client's goes along but its id."""
@@ -207,7 +227,7 @@ class Forwarder:
 
     def let_in(self, passage: Passage, customer_id: str | None) -> None:
         if passage.route is not None and passage.sorted is not None:
-            self._send(passage, passage.route, passage.sorted, customer_id)
+            self._send(passage, passage.route, passage.sorted, customer_id, time.monotonic())
 
     def turned_away(self, passage: Passage, error: Exception) -> None:
         if not isinstance(error, Problem):
@@ -217,14 +237,15 @@ class Forwarder:
     # What a pool calls (through the passage)
 
     def arrived(self, passage: Passage, answer: Response) -> None:
-        client = passage.client
-        self._end(passage, outcome_of(answer))
+        client, status, now = passage.client, answer.status, time.monotonic()
+        self._end(passage, "dropped" if status in OVERLOADED else "ok", now)
         if client is not None:
-            fields = answer_fields(answer, to_head=passage.method == b"HEAD")
-            if passage.route is not Route.PAGE:
-                fields += self._tokens.given(answer, wrote=not passage.is_safe())
-            fields += self._limits_of(passage)
-            client.answer(passage, answer.status, fields, answer.body)
+            lines = answer_lines(answer, to_head=passage.method == b"HEAD")
+            if passage.route is not PAGE:
+                more = self._tokens.given(answer, wrote=not passage.is_safe())
+                more += self._limits_of(passage)
+                lines += b"".join([field_line(field) for field in more])
+            client.send(passage, status, lines, answer.body, now)
 
     def failed(self, passage: Passage, error: BaseException) -> None:
         if not isinstance(error, ExchangeError):
@@ -238,7 +259,7 @@ class Forwarder:
     # Parts of it
 
     def _customer(self, passage: Passage, fields: Sorted) -> str | Unasked | None:
-        if passage.route is Route.PAGE or passage.route is Route.OPERATOR:
+        if passage.route is PAGE or passage.route is Route.OPERATOR:
             return None
         return self.identities.known(claim_of(fields.authorizations, fields.cookies))
 
@@ -275,7 +296,12 @@ class Forwarder:
             passage.admitted_at = time.monotonic()
             headers = self._headers(passage, fields, customer_id)
         return await self.pools[route].request(
-            passage.method, passage.target, headers, passage.body, deadline=passage.deadline
+            passage.method,
+            passage.target,
+            headers,
+            passage.body,
+            own=fields.own,
+            deadline=passage.deadline,
         )
 
     def _limits_of(self, passage: Passage) -> Headers:
@@ -293,41 +319,32 @@ class Forwarder:
         return [(name.encode(), value.encode()) for name, value in limits.items()]
 
     def _headers(self, passage: Passage, fields: Sorted, customer_id: str | None) -> Headers:
-        client = passage.client
-        headers = fields.passed
-        headers += (
-            (b"x-internal-secret", self._secret),
-            (b"x-request-id", fields.request_id),
-            (b"traceparent", fields.traceparent),
-            (b"x-forwarded-host", passage.host),
+        """The client's fields that go on and what it is known by; fields.own is the rest."""
+        fields.own = fields.lines + self._own % (
+            fields.request_id,
+            fields.traceparent,
+            passage.host,
+            passage.address.encode(),
         )
-        if client is not None:
-            headers += (
-                (b"x-forwarded-for", passage.address.encode()),
-                (b"x-forwarded-proto", client.scheme.encode()),
-            )
+        headers = fields.passed
         if customer_id is not None:
             headers.append((b"x-customer-id", customer_id.encode()))
             headers += self._tokens.shown(fields, customer_id)
         return headers
 
-    def _address_of(self, passage: Passage) -> str:
-        peer = passage.client.address if passage.client is not None else ""
-        return client_of(peer, passage.headers, self._proxies) if self._proxies else peer
-
     def _refuse(self, passage: Passage, problem: Problem, outcome: Outcome) -> None:
         if passage.over:
             return
         client = passage.client
-        self._end(passage, outcome)
+        self._end(passage, outcome, time.monotonic())
         if client is not None:
             client.refuse(passage, problem)
 
-    def _end(self, passage: Passage, outcome: Outcome) -> None:
+    def _end(self, passage: Passage, outcome: Outcome, now: float) -> None:
         passage.over = True
         self._live.discard(passage)
         if passage.admitted_at and passage.route is not None:
-            self._admission.leave(passage.route, time.monotonic() - passage.admitted_at, outcome)
+            self._gates[passage.route].leave(now - passage.admitted_at, outcome, now)
 
     async def _customer_by_digest(self, digest: str, deadline: Deadline) -> str | None:
         deadline = deadline.within(LOOKUP_S)

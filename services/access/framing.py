@@ -41,6 +41,11 @@ def check_host(value: bytes) -> None:
         _good_hosts.add(value)
 
 
+def is_good_host(value: bytes | None) -> bool:
+    """Whether it is one that was checked before; False for any that was not."""
+    return value in _good_hosts
+
+
 def require_one_host(hosts: int, version: str, *, chunked: bool) -> None:
     """Refused for another version of HTTP, for what that version has not, and without a Host."""
     if version != "1.1":

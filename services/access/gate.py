@@ -81,6 +81,7 @@ class Gate:
         self._clock = clock
         self._clients = clients
         self._line = Line(clock, self._give_up)
+        self._waiters = self._line.waiters  # to see quickly whether there are any
         self._latency_s = 0.0  # until the first are back nobody is refused for how long it takes
         self._answers = 0
         self._tried_at = 0.0
@@ -100,7 +101,7 @@ class Gate:
 
     def try_enter(self) -> bool:
         """Enter at once, or not."""
-        if self.in_flight < self._open and not self._line:
+        if self.in_flight < self._open and not self._waiters:
             self.in_flight += 1
             self.entered_total += 1
             return True
@@ -125,12 +126,13 @@ class Gate:
         Raises Overloaded when it need not even wait. One that is done by its turn is passed over.
         """
         now = self._clock()
-        self._pace(now)
+        if now - self._paced_at >= PACE_S:
+            self._pace(now)
         if self.pause_s:
             if now < self._tried_at + self.pause_s:
                 raise self._refusal("failing")
             self._tried_at = now
-        if self.in_flight < self.limit and not self._line:
+        if self.in_flight < self.limit and not self._waiters:
             self.in_flight += 1
             self.entered_total += 1
             caller.set_result(None)
@@ -146,15 +148,16 @@ class Gate:
         self.waited_total += 1
         self._line.add(caller, now, until)
 
-    def leave(self, latency_s: float, outcome: Outcome) -> None:
-        """One is over; latency_s is counted from when it entered."""
-        now = self._clock()
+    def leave(self, latency_s: float, outcome: Outcome, now: float | None = None) -> None:
+        """One is over; latency_s is counted from when it entered; now: for who has just asked."""
+        if now is None:
+            now = self._clock()
         if outcome != "ignored":
             self._learn(now, latency_s, dropped=outcome == "dropped")
         elif self.limiter is not None:
             self.limiter.left(now, latency_s)
         self.in_flight -= 1
-        if self._line:
+        if self._waiters:
             self._let_in(now)
 
     # The line
@@ -173,7 +176,7 @@ class Gate:
             patience_s = self._patience_s()
             stands = self._line.stood_s(now) > STANDING_S and self._all_served_in_s() > patience_s
             wait_s = min(wait_s, self._latency_s / 2 if stands else patience_s)
-            expected_s = self._served_in_s(len(self._line) + 1)
+            expected_s = self._served_in_s(len(self._waiters) + 1)
             if expected_s > wait_s * PRESSING:
                 self._press(now, PACE_S)
             if expected_s > patience_s:
@@ -181,7 +184,7 @@ class Gate:
             if expected_s > wait_s:
                 return None
             wait_s *= LENIENCE
-        return now + wait_s if wait_s > 0 and len(self._line) < room else None
+        return now + wait_s if wait_s > 0 and len(self._waiters) < room else None
 
     def _served_in_s(self, waiting: int) -> float:
         """How long it takes to let in so many."""
@@ -256,7 +259,10 @@ class Gate:
         self.pressed_until = max(self.pressed_until, now + seconds)
 
     def _yields(self, now: float) -> bool:
-        return any(now < gate.pressed_until for gate in self.above)
+        for gate in self.above:  # noqa: SIM110  # any() would make a generator for each who waits
+            if now < gate.pressed_until:
+                return True
+        return False
 
     # The limit
 
@@ -285,7 +291,8 @@ class Gate:
         if limiter.sample(now, latency_s, self.in_flight, dropped=dropped):
             self._pause(limiter.dropped_share)
             self._set_limit()
-        self._pace(now)
+        if now - self._paced_at >= PACE_S:
+            self._pace(now)
 
     def _pause(self, dropped_share: float) -> None:
         if dropped_share > MOSTLY:

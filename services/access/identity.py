@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
 from services.deadline import Deadline
@@ -112,7 +112,7 @@ def _make_room(held: dict[str, tuple[str, float]] | dict[str, float], limit: int
         del held[next(iter(held))]  # the oldest: dicts keep their order
 
 
-def claim_of(authorizations: list[bytes], cookies: list[bytes]) -> Claim:
+def claim_of(authorizations: Sequence[bytes], cookies: Sequence[bytes]) -> Claim:
     """Who the values of Authorization and Cookie say that a request comes from.
 
     Unauthenticated for a scheme other than Bearer, since there is none here.
@@ -129,7 +129,7 @@ def claim_of(authorizations: list[bytes], cookies: list[bytes]) -> Claim:
     return Claim(token.strip(), bearer=True)
 
 
-def _cookie_token(cookies: list[bytes]) -> bytes | None:
+def _cookie_token(cookies: Sequence[bytes]) -> bytes | None:
     """The customer's cookie, the first one where there are several."""
     for value in cookies:
         if COOKIE in value:

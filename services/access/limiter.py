@@ -94,9 +94,12 @@ class Limiter:
         if now >= self._probe_at:
             self._probe(now, in_flight)
             return True
-        if not self._is_settled(now, now - latency_s):
+        if (self._others > 0 or not now >= self._began_at) and not self._is_settled(
+            now, now - latency_s
+        ):
             return False
-        self._peak = max(self._peak, in_flight)
+        if in_flight > self._peak:  # noqa: PLR1730  # max() is a call, for each answer
+            self._peak = in_flight
         if dropped:
             self._dropped += 1
         else:

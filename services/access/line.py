@@ -39,28 +39,28 @@ class Line:
         self.newest_first = False
         self._clock = clock
         self._give_up = give_up
-        self._waiters: deque[_Waiter] = deque()  # the oldest is on the left
+        self.waiters: deque[_Waiter] = deque()  # the oldest is on the left
         self._standing_since = self._emptied_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return len(self.waiters)
 
     def stood_s(self, now: float) -> float:
         """For how long it has not been empty, but for moments."""
-        return now - self._standing_since if self._waiters else 0.0
+        return now - self._standing_since if self.waiters else 0.0
 
     def add(self, caller: Caller, now: float, until: float) -> None:
-        if not self._waiters and now - self._emptied_at > MOMENT_S:
+        if not self.waiters and now - self._emptied_at > MOMENT_S:
             self._standing_since = now
-        self._waiters.append(_Waiter(caller, now, until))
+        self.waiters.append(_Waiter(caller, now, until))
         if self._timer is None:
             self._set_timer(now)
 
     def next(self, now: float) -> Caller | None:
         """Take out whose turn it is; None: nobody waits any more."""
-        while self._waiters:
-            waiter = self._waiters.pop() if self.newest_first else self._waiters.popleft()
+        while self.waiters:
+            waiter = self.waiters.pop() if self.newest_first else self.waiters.popleft()
             self._emptied_at = now  # if it was the last
             if waiter.until >= now and not waiter.caller.done():
                 return waiter.caller
@@ -69,15 +69,15 @@ class Line:
 
     def displace_oldest(self) -> None:
         self._emptied_at = self._clock()
-        self._drop(self._waiters.popleft())
+        self._drop(self.waiters.popleft())
 
     def shorten(self, now: float, *, room: int, wait_s: float) -> None:
         """Nobody waits longer than wait_s; who has done so already hears it now."""
-        for waiter in self._waiters:
+        for waiter in self.waiters:
             waiter.until = min(waiter.until, waiter.since + wait_s)
-        while self._waiters and (len(self._waiters) > room or self._waiters[0].until < now):
+        while self.waiters and (len(self.waiters) > room or self.waiters[0].until < now):
             self.displace_oldest()
-        if self._waiters:
+        if self.waiters:
             self._set_timer(now)
 
     def _drop(self, waiter: _Waiter) -> None:
@@ -87,13 +87,13 @@ class Line:
     def _set_timer(self, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        wait_s = max(0.0, self._waiters[0].until - now)
+        wait_s = max(0.0, self.waiters[0].until - now)
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
         now = self._clock()
-        while self._waiters and self._waiters[0].until <= now:
+        while self.waiters and self.waiters[0].until <= now:
             self.displace_oldest()
-        if self._waiters:
+        if self.waiters:
             self._set_timer(now)

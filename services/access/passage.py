@@ -13,7 +13,6 @@ from services.problems import GatewayTimeout, Problem, Unavailable
 
 if TYPE_CHECKING:
     from services.access.fields import Sorted
-    from services.access.reader import Reader
 
 # Where business takes an Idempotency-Key. Elsewhere what is sent again is done again. What has
 # begun there goes on when its client leaves.
@@ -32,6 +31,9 @@ class Client(Protocol):
     def answer(self, passage: Passage, status: int, fields: Headers, body: bytes) -> None:
         """Send the answer: fields without those that belong to the connection or every answer."""
 
+    def send(self, passage: Passage, status: int, lines: bytes, body: bytes, now: float) -> None:
+        """The same for fields that are lines already, each with its end; now: monotonic."""
+
     def refuse(self, passage: Passage, problem: Problem) -> None: ...
 
     def send_ready(self, passage: Passage, data: bytes) -> None:
@@ -44,6 +46,19 @@ class Carrier(Protocol):
     def arrived(self, passage: Passage, answer: Response) -> None: ...
 
     def failed(self, passage: Passage, error: BaseException) -> None: ...
+
+
+class Request(Protocol):
+    """A request that has been read, by a reader or without one."""
+
+    method: bytes
+    target: bytes
+    headers: Headers
+    body: bytes
+    host: bytes
+    accept_encoding: bytes
+    if_none_match: bytes
+    passed: bytes | None  # what goes on of the headers as lines, where that is known
 
 
 class Passage:
@@ -66,6 +81,7 @@ class Passage:
         "keep_alive",
         "method",
         "over",
+        "passed",
         "request_id",
         "route",
         "sorted",
@@ -75,7 +91,7 @@ class Passage:
     )
 
     def __init__(
-        self, client: Client, request: Reader, *, keep_alive: bool, timeout_s: float
+        self, client: Client, request: Request, *, keep_alive: bool, timeout_s: float
     ) -> None:
         """request: what has just been read. Its deadline begins now: how slowly a client sends
         must not decide how long business has.
@@ -86,6 +102,7 @@ class Passage:
         self.headers = request.headers
         self.body = request.body
         self.host = request.host
+        self.passed = request.passed
         self.accept_encoding = request.accept_encoding
         self.if_none_match = request.if_none_match
         self.keep_alive = keep_alive

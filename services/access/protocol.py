@@ -12,14 +12,16 @@ import asyncio
 import math
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from services.access.cycle import AnswerCycle, answer_head
 from services.access.framing import Refused
-from services.access.passage import Passage
+from services.access.passage import Passage, Request
+from services.access.plain import PlainRequest, plain_request
 from services.access.reader import Reader
 from services.access.timers import NO_SLOT, TICK_S
 from services.access.tracing import names_of
@@ -43,6 +45,7 @@ log = logger(__name__)
 OVERDUE_S: Final = 1.0  # what comes at the deadline itself is there by then, on a busy machine too
 READERS_KEPT: Final = 256  # one is in use at a time, and one for each request half read
 JOINED_BODY_BYTES: Final = 16_384  # a longer body is not copied behind its head
+GET_OR_HEAD: Final = (b"GET", b"HEAD")
 NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
 NO_ROOM: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n"
@@ -60,8 +63,8 @@ class AccessProtocol(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
-        "_address",
         "_config",
+        "_counted",
         "_current",
         "_deaf",
         "_discarded_bytes",
@@ -73,6 +76,7 @@ class AccessProtocol(asyncio.Protocol):
         "_state",
         "_unfed",
         "_write_paused",
+        "address",
         "due",
         "slot",
         "transport",
@@ -92,7 +96,8 @@ class AccessProtocol(asyncio.Protocol):
     ) -> None:
         self._config = config
         self._state = server_state
-        self._address: str | None = None  # None: not counted
+        self.address = ""
+        self._counted = False
         self._reader: Reader | None = None
         self._current: Passage | None = None  # the request that is being answered
         self._queue: deque[Passage] | None = None  # those behind it
@@ -109,30 +114,30 @@ class AccessProtocol(asyncio.Protocol):
     # What the transport says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]  # TCP or TLS
         self._state.connections.add(self)  # type: ignore[arg-type]  # it names uvicorn's own only
         peer = transport.get_extra_info("peername")
-        address = peer[0] if isinstance(peer, tuple) else ""
+        self.address = address = peer[0] if isinstance(peer, tuple) else ""
         edge = self.edge
         if not edge.connections.opened(address):
-            self._address = None
             self.transport.write(NO_ROOM)
             self._close_soon()
             return
-        self._address = address
+        self._counted = True
         self.due = time.monotonic() + edge.limits.head_s
         edge.wheel.watch(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
-        if self._address is not None:
-            self.edge.connections.closed(self._address)
+        if self._counted:
+            self.edge.connections.closed(self.address)
         self.due = math.inf
         if self.slot != NO_SLOT:
             self.edge.wheel.forget(self)
         self._deaf = True
         self._unfed = self._queue = None
-        self._drop_reader()
+        if self._reader is not None:
+            self._drop_reader()
         if self._flow is not None:
             self._flow.resume_writing()
         current, self._current = self._current, None
@@ -166,6 +171,16 @@ class AccessProtocol(asyncio.Protocol):
             self._go_on()
 
     def data_received(self, data: bytes) -> None:
+        if (
+            self._reader is None
+            and self._current is None
+            and self._unfed is None
+            and not (self._deaf or self._write_paused)
+        ):
+            request = plain_request(data, self.edge.limits)
+            if request is not None:
+                self._take(request)
+                return
         if self._deaf:
             self._discarded_bytes += len(data)
             if self._discarded_bytes > self.edge.limits.linger_bytes:
@@ -282,43 +297,57 @@ class AccessProtocol(asyncio.Protocol):
         reader = self._reader
         if self._deaf or reader is None:
             return
-        edge = self.edge
-        keep_alive = reader.keeps_alive()
+        keep_alive = reader.keeps_alive() and not self.edge.closing
         if not keep_alive:
             self._deaf = True
-        elif edge.closing:
-            keep_alive = False
-            self._deaf = True
         if self._current is None:
-            if not reader.has_body and reader.method in (b"GET", b"HEAD"):
-                page = edge.pages.answer(
-                    reader.method,
-                    reader.target,
-                    reader.accept_encoding,
-                    reader.if_none_match,
-                    not keep_alive,
-                )
-                if page is not None:
-                    self.transport.write(page)
-                    if edge.log.share:
-                        edge.log_held(reader, page, self.address)
-                    if not keep_alive:
-                        self._close_soon()
-                    return
-            self._begin(self._passage(reader, keep_alive=keep_alive))
+            self._answer_or_begin(reader, keep_alive=keep_alive)
         else:
             if self._queue is None:
                 self._queue = deque()
-            self._queue.append(self._passage(reader, keep_alive=keep_alive))
+            limits = self.edge.limits
+            self._queue.append(
+                Passage(self, reader, keep_alive=keep_alive, timeout_s=limits.request_s)
+            )
 
-    def _passage(self, reader: Reader, *, keep_alive: bool) -> Passage:
-        return Passage(self, reader, keep_alive=keep_alive, timeout_s=self.edge.limits.request_s)
+    def _take(self, request: PlainRequest) -> None:
+        """Serve what came without a reader; nothing else waits on this connection."""
+        keep_alive = request.keep_alive and not self.edge.closing
+        if not keep_alive:
+            self._deaf = True
+        if self._answer_or_begin(request, keep_alive=keep_alive):
+            self._rest()
+
+    def _answer_or_begin(self, request: Request, *, keep_alive: bool) -> bool:
+        """Answer from memory, or have it answered; true: from memory, and there may be more."""
+        edge = self.edge
+        if not request.body and request.method in GET_OR_HEAD:
+            page = edge.pages.answer(
+                request.method,
+                request.target,
+                request.accept_encoding,
+                request.if_none_match,
+                not keep_alive,
+            )
+            if page is not None:
+                self.transport.write(page)
+                if edge.log.share:
+                    edge.log_held(request, page, self.address)
+                if not keep_alive:
+                    self._close_soon()
+                return keep_alive
+        self._begin(Passage(self, request, keep_alive=keep_alive, timeout_s=edge.limits.request_s))
+        return False
 
     def _begin(self, passage: Passage) -> None:
         self._current = passage
         reader = self._reader
-        if not (self._write_paused or (reader is not None and reader.reading)):
-            self._expect_answer(passage)  # else the limit on that goes on
+        if not self._write_paused and (reader is None or not reader.reading):
+            self.due = (
+                passage.deadline.at + OVERDUE_S
+            )  # as _expect_answer(); else that limit goes on
+            if self.slot == NO_SLOT:
+                self.edge.wheel.watch(self)
         self.edge.serve(passage, self)
 
     def _expect_answer(self, passage: Passage) -> None:
@@ -328,10 +357,6 @@ class AccessProtocol(asyncio.Protocol):
             self.edge.wheel.watch(self)
 
     # Answers
-
-    @property
-    def address(self) -> str:
-        return self._address or ""
 
     @property
     def scheme(self) -> str:
@@ -347,14 +372,37 @@ class AccessProtocol(asyncio.Protocol):
             NO_SNIFF,
         ]
         head = answer_head(status, headers, keep_alive=keep_alive)
+        self._write_answer(passage, head, body)
+        self.edge.answered(passage, status, len(body), time.monotonic())
+        self._finish(keep_alive=keep_alive)
+
+    def send(self, passage: Passage, status: int, lines: bytes, body: bytes, now: float) -> None:
+        """The same for fields that are lines already."""
+        edge = self.edge
+        keep_alive = self._keeps_alive(passage) if edge.closing else passage.keep_alive
+        head = b"%b%b%bx-request-id: %b\r\nx-content-type-options: nosniff\r\n%b" % (
+            STATUS_LINE[status],
+            edge.default_lines
+            if self._state.default_headers is edge.default_headers
+            else edge.take_defaults(self._state.default_headers),
+            lines,
+            passage.request_id,
+            b"\r\n" if keep_alive else b"connection: close\r\n\r\n",
+        )
+        if len(body) <= JOINED_BODY_BYTES and passage.method != b"HEAD":
+            self.transport.write(head + body)
+        else:
+            self._write_answer(passage, head, body)
+        edge.answered(passage, status, len(body), now)
+        self._finish(keep_alive=keep_alive)
+
+    def _write_answer(self, passage: Passage, head: bytes, body: bytes) -> None:
         if passage.method == b"HEAD" or not body:
             self.transport.write(head)
         elif len(body) <= JOINED_BODY_BYTES:
             self.transport.write(head + body)
         else:
             self.transport.writelines((head, body))
-        self.edge.answered(passage, status, len(body))
-        self._finish(keep_alive=keep_alive)
 
     def send_ready(self, passage: Passage, data: bytes) -> None:
         """Send a held page: head and body as they are."""
@@ -404,8 +452,11 @@ class AccessProtocol(asyncio.Protocol):
         self._state.total_requests += 1
         if not keep_alive:
             self._close_soon()
-        elif not self._write_paused:
-            self._go_on()
+        elif self._queue or self._deaf or self._reader is not None or self._unfed is not None:
+            if not self._write_paused:
+                self._go_on()
+        else:
+            self._rest()
 
     def _go_on(self) -> None:
         """Answer what waits, as far as the client takes its answers; then wait for more."""

@@ -69,6 +69,7 @@ class Reader:
         "method",
         "owner",
         "parser",
+        "passed",
         "pieces",
         "reading",
         "target",
@@ -81,6 +82,7 @@ class Reader:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.owner: Owner | None = None
+        self.passed: bytes | None = None  # nothing is known in advance
         self.reading = False  # between the first byte of a request and its last
         self.usable = True  # until its parser has stopped
         self.completed = False  # whether a request has ended since the connection took the reader

@@ -13,6 +13,9 @@ LOCAL: Final = frozenset(("/live", "/ready"))
 # Served by business on its own port, for access and for operators' machines only.
 CLOSED: Final = frozenset(("internal", "metrics", "live", "ready"))
 PAYMENT_PATH: Final = re.compile(r"/orders/[^/]+/payments/?")
+# Targets whose class is remembered; the hot ones are few, and random ones come and go.
+ROUTES_KEPT: Final = 4096
+TARGET_KEPT_BYTES: Final = 256
 
 
 class Route(Enum):
@@ -23,6 +26,8 @@ class Route(Enum):
     PAYMENT = "payment"  # waits for the provider
     OPERATOR = "operator"  # the only one whose Authorization is for business to judge
     OTHER = "other"
+
+    __hash__ = object.__hash__  # each is there once; Enum's own is a call of Python per look-up
 
 
 def route_of(method: bytes, path: str) -> Route | None:
@@ -43,3 +48,17 @@ def route_of(method: bytes, path: str) -> Route | None:
         if PAYMENT_PATH.fullmatch(plain):
             return Route.PAYMENT
     return Route.OTHER
+
+
+# By method and target, of what learn_route() was asked for; never of what access answers itself.
+known_routes: Final[dict[tuple[bytes, bytes], Route]] = {}
+
+
+def learn_route(method: bytes, target: bytes, path: str) -> Route | None:
+    """route_of(), remembered; path: the target's, decoded."""
+    route = route_of(method, path)
+    if route is not None and len(target) <= TARGET_KEPT_BYTES:
+        if len(known_routes) >= ROUTES_KEPT:
+            known_routes.clear()
+        known_routes[method, target] = route
+    return route
