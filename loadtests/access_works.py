@@ -24,7 +24,11 @@ KEPT_AIMS: Final = {
     "gin": Aim("at least", 1.1),
 }
 SHORT_AIMS: Final = {"node": Aim("at least", 1.5), "go": Aim("at least", 0.65)}
-FORWARD_AIMS: Final = {"go-proxy": Aim("at least", 1.3), "nginx": Aim("at least", 0.45)}
+FORWARD_AIMS: Final = {
+    "go-proxy": Aim("at least", 1.3),
+    "nginx": Aim("at least", 0.45),
+    "bare-proxy": Aim("at least", 0.45),
+}
 
 
 async def held(bench: Bench) -> list[Row]:

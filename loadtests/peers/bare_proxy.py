@@ -1,8 +1,8 @@
 """The barest proxy that Python can be on uvloop and httptools: what forwarding costs at the least.
 
-Both messages are parsed and written anew from their parts, and that is all: no limits, no rules
-about fields, no deadlines, no second try, no idea of what to do when anything is unusual. It is a
-yardstick for access, not a server: whatever breaks, breaks.
+Both messages are parsed and written anew from their parts, without Connection, and that is all:
+no limits, no other rules about fields, no deadlines, no second try, no idea of what to do when
+anything is unusual. It is a yardstick for access, not a server: whatever breaks, breaks.
 
 python -m loadtests.peers.bare_proxy PORT HOST:PORT
 """
@@ -45,21 +45,26 @@ class Above(asyncio.Protocol):
         self._parser.feed_data(data)
         if self._whole:
             self._whole = False
-            status = b"HTTP/1.1 %d \r\n" % self._parser.get_status_code()
+            status = b"HTTP/1.1 %d OK\r\n" % self._parser.get_status_code()
             answer = status + b"\r\n".join([*self._fields, b"", b"".join(self._body)])
             asked_by = self._asked_by
             if self.waiting:
                 self.ask(*self.waiting.popleft())
             else:
                 self.idle.append(self)
+            if asked_by.transport.is_closing():
+                return  # a generator that stops leaves without its last answers
             asked_by.transport.write(answer)
+            if asked_by.closes:
+                asked_by.transport.close()
 
     def on_message_begin(self) -> None:
         self._fields: list[bytes] = []
         self._body: list[bytes] = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append(name + b": " + value)
+        if name.lower() != b"connection":
+            self._fields.append(name + b": " + value)
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -71,7 +76,7 @@ class Above(asyncio.Protocol):
 class Below(asyncio.Protocol):
     """A connection of a client."""
 
-    __slots__ = ("_fields", "_parser", "_url", "transport")
+    __slots__ = ("_fields", "_parser", "_url", "closes", "transport")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -87,9 +92,11 @@ class Below(asyncio.Protocol):
         self._url = url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append(name + b": " + value)
+        if name.lower() != b"connection":
+            self._fields.append(name + b": " + value)
 
     def on_message_complete(self) -> None:
+        self.closes = not self._parser.should_keep_alive()
         first = b"%b %b HTTP/1.1" % (self._parser.get_method(), self._url)
         request = b"\r\n".join([first, *self._fields, b"", b""])
         if Above.idle:

@@ -343,9 +343,8 @@ class AccessProtocol(asyncio.Protocol):
         self._current = passage
         reader = self._reader
         if not self._write_paused and (reader is None or not reader.reading):
-            self.due = (
-                passage.deadline.at + OVERDUE_S
-            )  # as _expect_answer(); else that limit goes on
+            # As _expect_answer(); else the limit on that goes on.
+            self.due = passage.deadline.at + OVERDUE_S
             if self.slot == NO_SLOT:
                 self.edge.wheel.watch(self)
         self.edge.serve(passage, self)

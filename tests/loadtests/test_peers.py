@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtests import peers
-from loadtests.peers import GO, NGINX, NODE, PAGE, PYTHON, UnavailableError
+from loadtests.peers import BARE_PROXY, GO, NGINX, NODE, PAGE, PYTHON, UnavailableError, address_of
 from loadtests.programs import BrokenRunError, Launch, ask, running
 
 
@@ -66,3 +66,16 @@ async def test_a_program_that_does_not_start_is_named_with_what_it_said(tmp_path
     with pytest.raises(BrokenRunError, match="no such luck"):
         async with running(launch, None, tmp_path / "log"):
             pass
+
+
+async def test_the_bare_proxy_passes_on_what_it_is_asked_and_what_is_answered(
+    tmp_path: Path,
+) -> None:
+    behind = await PYTHON.launch(tmp_path)
+    async with running(behind, None, tmp_path / "behind.log"):
+        launch = await BARE_PROXY.launch(tmp_path, address_of(behind))
+        async with running(launch, None, tmp_path / "log") as server:
+            for _ in range(3):
+                status, head, body = await ask(server, "/products/red-shirt/stock")
+                assert (status, body) == (200, PAGE)
+                assert "no-store" in head["cache-control"]
