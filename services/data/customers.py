@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -16,10 +17,16 @@ class Identity(NamedTuple):
     kind: str
 
 
-INSERT_GUEST = """
-    with guest as (insert into customers (kind) values ('guest') returning customer_id)
-    insert into customer_tokens (token_sha256, customer_id, expires_at)
-    select $1, customer_id, now() + $2::interval from guest returning customer_id
+INSERT_GUESTS = """
+    with fresh as materialized (
+        select token_sha256, uuidv7() as customer_id from unnest($1::bytea[]) as token_sha256
+    ), guests as (
+        insert into customers (customer_id, kind) select customer_id, 'guest' from fresh
+    ), tokens as (
+        insert into customer_tokens (token_sha256, customer_id, expires_at)
+        select token_sha256, customer_id, now() + $2::interval from fresh
+    )
+    select token_sha256, customer_id from fresh
 """
 
 SELECT_IDENTITY = """
@@ -29,10 +36,12 @@ SELECT_IDENTITY = """
 """
 
 
-async def insert_guest(tx: Transaction, token_sha256: bytes) -> UUID:
-    """A new customer who is known by a token and nothing else."""
-    customer_id: UUID = await tx.fetchval(INSERT_GUEST, token_sha256, GUEST_TOKEN_LIFETIME)
-    return customer_id
+async def insert_guests(tx: Transaction, tokens_sha256: Sequence[bytes]) -> dict[bytes, UUID]:
+    """New customers, each known by a token and nothing else; their ids by its hash."""
+    if not tokens_sha256:
+        return {}
+    rows = await tx.fetch(INSERT_GUESTS, list(tokens_sha256), GUEST_TOKEN_LIFETIME)
+    return {row["token_sha256"]: row["customer_id"] for row in rows}
 
 
 async def select_identity(reader: Reader, token_sha256: bytes) -> Identity | None:
