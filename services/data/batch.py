@@ -73,15 +73,16 @@ class Work(Protocol[Row_contra, Out_co]):
     """
 
     async def __call__(
-        self, rows: Sequence[Row_contra], patient: bool
+        self, rows: Sequence[Row_contra], patient: bool, /
     ) -> Sequence[Out_co | Exception]: ...
 
 
 class Batcher(Generic[Row, Out]):
     """Calls of one operation, gathered.
 
-    lanes: batches at the same time. key_of: rows of one key are never in two batches at once; of
-    two in one batch the later is merged into the first if it is equal, and else comes after it.
+    lanes: batches at the same time. key_of: of two rows of one key in a batch the later is merged
+    into the first if it is equal, and else comes after it; with effects, two batches that run at
+    the same time have no key in common.
     repeated: what the merged ones get, made of what the first got. names_of: texts by which
     PostgreSQL names a row when it breaks a constraint. size_of: about how many bytes it takes.
     effects: whether the work writes, so that who leaves while it runs can not know the outcome.
@@ -182,7 +183,8 @@ class Batcher(Generic[Row, Out]):
     async def _run_lane(self) -> None:
         try:
             while batch := self._line.take(self._running_keys):
-                keys = {call.key for call in batch} - {None}
+                # Two that read the same do not get into each other's way.
+                keys = {call.key for call in batch} - {None} if self._effects else set()
                 self._running_keys |= keys
                 try:
                     await self._run(batch)

@@ -30,9 +30,9 @@ INSERT_GUESTS = """
 """
 
 SELECT_IDENTITY = """
-    select c.customer_id, c.kind
+    select t.token_sha256, c.customer_id, c.kind
     from customer_tokens t join customers c using (customer_id)
-    where t.token_sha256 = $1 and t.expires_at > now()
+    where t.token_sha256 = any($1::bytea[]) and t.expires_at > now()
 """
 
 
@@ -46,5 +46,5 @@ async def insert_guests(tx: Transaction, tokens_sha256: Sequence[bytes]) -> dict
 
 async def select_identity(reader: Reader, token_sha256: bytes) -> Identity | None:
     """Whose token it is; None when it is unknown or over."""
-    row = await reader.fetchrow(SELECT_IDENTITY, token_sha256)
-    return Identity(*row) if row is not None else None
+    rows = await reader.find(SELECT_IDENTITY, token_sha256)
+    return Identity(*rows[0][1:]) if rows else None

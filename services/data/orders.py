@@ -100,7 +100,8 @@ INSERT_ORDERS = """
 SELECT_ORDER = """
     select customer_id, order_id, state, currency, total_minor, hold_expires_at, created_at,
         hold_expires_at <= now() as hold_is_over
-    from orders where customer_id = $1 and order_id = $2
+    from orders
+    join unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id) using (customer_id, order_id)
 """
 
 # Looked up one by one and never waited for; what is locked elsewhere is not returned.
@@ -121,8 +122,10 @@ SELECT_EXISTING = """
 """
 
 SELECT_LINES = """
-    select variant_id, title, quantity, unit_price_minor
-    from order_lines where customer_id = $1 and order_id = $2 order by position
+    select customer_id, order_id, variant_id, title, quantity, unit_price_minor
+    from order_lines
+    join unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id) using (customer_id, order_id)
+    order by position
 """
 
 UPDATE_STATES = """
@@ -183,8 +186,8 @@ def _line_columns(new: Sequence[NewOrder]) -> list[list[object]]:
 
 
 async def select_order(reader: Reader, key: OrderKey) -> Order | None:
-    row = await reader.fetchrow(SELECT_ORDER, *key)
-    return Order(*row) if row is not None else None
+    rows = await reader.find(SELECT_ORDER, *key)
+    return Order(*rows[0]) if rows else None
 
 
 async def lock_orders(tx: Transaction, keys: Sequence[OrderKey]) -> dict[OrderKey, Order]:
@@ -205,7 +208,7 @@ async def lock_orders(tx: Transaction, keys: Sequence[OrderKey]) -> dict[OrderKe
 
 
 async def select_lines(reader: Reader, key: OrderKey) -> list[OrderLine]:
-    return [OrderLine(*row) for row in await reader.fetch(SELECT_LINES, *key)]
+    return [OrderLine(*row[2:]) for row in await reader.find(SELECT_LINES, *key)]
 
 
 async def update_states(tx: Transaction, keys: Sequence[OrderKey], state: str) -> None:

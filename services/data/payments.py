@@ -65,12 +65,6 @@ INSERT_PAYMENTS = """
         charge_id, decline_code, detail, check_count, created_at, updated_at
 """
 
-SELECT_PAYMENT = """
-    select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
-        charge_id, decline_code, detail, check_count, created_at, updated_at
-    from payments where customer_id = $1 and payment_id = $2
-"""
-
 SELECT_PAYMENTS = """
     select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
         charge_id, decline_code, detail, check_count, created_at, updated_at
@@ -91,9 +85,12 @@ LOCK_PAYMENTS = """
 """
 
 SELECT_PAYMENTS_OF_ORDER = """
-    select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
+    select customer_id, order_id,
+        customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
         charge_id, decline_code, detail, check_count, created_at, updated_at
-    from payments where customer_id = $1 and order_id = $2 order by created_at, payment_id
+    from payments
+    join unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id) using (customer_id, order_id)
+    order by created_at, payment_id
 """
 
 UPDATE_PAYMENTS = """
@@ -144,8 +141,8 @@ async def insert_payments(
 
 
 async def select_payment(reader: Reader, customer_id: UUID, payment_id: UUID) -> Payment | None:
-    row = await reader.fetchrow(SELECT_PAYMENT, customer_id, payment_id)
-    return Payment(*row) if row is not None else None
+    rows = await reader.find(SELECT_PAYMENTS, customer_id, payment_id)
+    return Payment(*rows[0]) if rows else None
 
 
 async def select_payments(reader: Reader, keys: Sequence[tuple[UUID, UUID]]) -> dict[UUID, Payment]:
@@ -166,8 +163,8 @@ async def lock_payments(tx: Transaction, payments: Sequence[Payment]) -> dict[UU
 async def select_payments_of_order(
     reader: Reader, customer_id: UUID, order_id: UUID
 ) -> list[Payment]:
-    rows = await reader.fetch(SELECT_PAYMENTS_OF_ORDER, customer_id, order_id)
-    return [Payment(*row) for row in rows]
+    rows = await reader.find(SELECT_PAYMENTS_OF_ORDER, customer_id, order_id)
+    return [Payment(*row[2:]) for row in rows]
 
 
 async def update_payments(

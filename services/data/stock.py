@@ -40,9 +40,10 @@ class Shortage(NamedTuple):
 
 
 SELECT_STOCK = """
-    select v.variant_id, v.title, v.sku, coalesce(s.available, 0), coalesce(s.band, 'sold_out')
+    select p.slug, v.variant_id, v.title, v.sku, coalesce(s.available, 0),
+        coalesce(s.band, 'sold_out')
     from products p join variants v using (product_id) left join stock s using (variant_id)
-    where p.slug = $1 and p.published and v.retired_at is null
+    where p.slug = any($1::text[]) and p.published and v.retired_at is null
     order by v.position, v.variant_id
 """
 
@@ -81,7 +82,7 @@ SELL = """
 
 async def select_stock(reader: Reader, slug: str) -> list[StockRow]:
     """Exact stock of the variants of a product; empty when there is no such product."""
-    return [StockRow(*row) for row in await reader.fetch(SELECT_STOCK, slug)]
+    return [StockRow(*row[1:]) for row in await reader.find(SELECT_STOCK, slug)]
 
 
 async def hold_stock(

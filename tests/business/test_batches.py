@@ -136,7 +136,7 @@ class Buyer:
         return [await self.own.books.stock(variant) for variant in self.goods.variants]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(quantities, min_size=1, max_size=8),
     st.lists(st.integers(0, 7), min_size=1, max_size=16),
@@ -216,7 +216,7 @@ async def each(calls: list[Coroutine[None, None, T]], *, together: bool) -> list
     return [await call for call in calls]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1)), min_size=1, max_size=12),
     st.lists(st.tuples(st.integers(0, 4), st.sampled_from(OUTCOMES)), max_size=12),
