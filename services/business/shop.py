@@ -70,12 +70,16 @@ class Shop:
         """Every operation that was asked for, with what it has counted."""
         return list(self._batchers.values())
 
-    async def join(self, operation: Operation[Row, Out], row: Row) -> Out:
-        """Do an operation for one row, together with all that wait for the same operation now."""
+    def batcher(self, operation: Operation[Row, Out]) -> Batcher[Row, Out]:
+        """Where the calls of an operation are gathered."""
         batcher: Batcher[Row, Out] | None = self._batchers.get(operation.name)
         if batcher is None:
             batcher = self._batchers[operation.name] = operation.open(self)
-        return await batcher.call(row)
+        return batcher
+
+    async def join(self, operation: Operation[Row, Out], row: Row) -> Out:
+        """Do an operation for one row, together with all that wait for the same operation now."""
+        return await self.batcher(operation).call(row)
 
     def hand_over(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run what must be finished even when the request it came from is not there any more."""

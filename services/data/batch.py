@@ -17,6 +17,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import asyncpg
 
+from services.bulkhead import TRAFFIC, current_traffic
 from services.data.batch_counts import Counts
 from services.data.batch_line import Call, Line
 from services.deadline import Deadline, current_deadline, deadline_or
@@ -237,10 +238,13 @@ class Batcher(Generic[Row, Out]):
         for call in part:
             for caller in call.everyone() if call.repeats else (call,):
                 caller.begun = True
-                self.counts.waited(now - caller.since)
-        self.counts.began(len(part))
+                self.counts.waits.add(now - caller.since)
+        self.counts.sizes.add(len(part))
         # As long as somebody waits: the deadline of one must not end the work of another.
         current_deadline.set(Deadline(max([call.latest() for call in part])))
+        # The same for a place at the database: what matters most takes the others along.
+        classes = {call.traffic for call in part}
+        current_traffic.set(next(traffic for traffic in TRAFFIC if traffic in classes))
 
     def _put_off(self, part: list[Call[Row, Out]], places: Container[int]) -> list[Call[Row, Out]]:
         """Queue calls again after a pause, at the head of the line; returns the others."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Container, Hashable
 from typing import Generic, TypeVar
 
+from services.bulkhead import current_traffic
 from services.data.batch_counts import Counts
 from services.problems import GatewayTimeout
 
@@ -20,9 +21,13 @@ class Call(Generic[Row, Out]):
 
     at: the caller's deadline, and since: when it came, in seconds of the monotonic clock. begun:
     whether its batch runs. skipped: how often it was put off. position: of the WAL behind it.
+    traffic: the class of the caller's request.
     """
 
-    __slots__ = ("answer", "at", "begun", "key", "position", "repeats", "row", "since", "skipped")
+    __slots__ = (
+        *("answer", "at", "begun", "key", "position", "repeats", "row", "since", "skipped"),
+        "traffic",
+    )
 
     def __init__(
         self, row: Row, key: Hashable | None, answer: asyncio.Future[Out], since: float, at: float
@@ -34,6 +39,7 @@ class Call(Generic[Row, Out]):
         self.at = at
         self.begun = False
         self.skipped = 0
+        self.traffic = current_traffic.get()
         self.position: int | None = None
         self.repeats: list[Call[Row, Out]] = []
 

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import asyncpg
 import pytest
 
+from services.bulkhead import Traffic, current_traffic
 from services.data import batch as batch_module
 from services.data.batch import Batcher, Locked
 from services.deadline import Deadline, current_deadline
@@ -40,6 +41,7 @@ class Gated:
         self.batches: list[list[str]] = []
         self.patient: list[bool] = []
         self.deadlines: list[Deadline | None] = []
+        self.traffic: list[Traffic] = []
         self.gate = asyncio.Semaphore(0)
         self.opened = False
         self.decide: Callable[[Sequence[Row]], Sequence[str | Exception]] = lambda rows: [
@@ -50,6 +52,7 @@ class Gated:
         self.batches.append([row.text for row in rows])
         self.patient.append(patient)
         self.deadlines.append(current_deadline.get())
+        self.traffic.append(current_traffic.get())
         if not self.opened:
             await self.gate.acquire()
         return self.decide(rows)
@@ -101,7 +104,7 @@ async def test_an_idle_lane_waits_for_no_company() -> None:
     made = batcher(work)
     assert [await made.call(Row(text)) for text in "abc"] == ["a", "b", "c"]
     assert work.batches == [["a"], ["b"], ["c"]]
-    assert made.counts.waited_s < 0.5
+    assert made.counts.waits.sum_s < 0.5
 
 
 async def test_a_batch_is_bounded_in_rows_and_in_bytes() -> None:
@@ -258,6 +261,23 @@ async def test_a_batch_has_the_time_of_its_most_patient_caller() -> None:
     assert 2.0 < deadline.left_s() <= 4.0
 
 
+async def test_a_batch_has_a_place_of_the_first_of_its_classes() -> None:
+    work = Gated()
+    made = batcher(work)
+    first = asyncio.create_task(made.call(Row("first")))
+    await work.begun(1)
+
+    async def of(traffic: Traffic) -> str:
+        current_traffic.set(traffic)
+        return await made.call(Row(traffic))
+
+    calls = [asyncio.create_task(of(traffic)) for traffic in ("page", "order", "page")]
+    await until(lambda: made.waiting == 3, within_s=WITHIN_S, what="all of them wait")
+    work.open()
+    await asyncio.gather(first, *calls)
+    assert work.traffic == ["payment", "order"]
+
+
 async def test_the_same_thing_asked_for_twice_is_done_once() -> None:
     work = Gated()
     made = batcher(work, repeated=lambda text: f"{text} again")
@@ -401,6 +421,5 @@ async def test_sizes_and_waits_are_counted() -> None:
     await asyncio.gather(*calls)
     counts = made.counts
     assert (counts.batches, counts.rows, counts.calls) == (2, 8, 8)
-    assert [size for size in counts.sizes if size] == [1, 1]
-    assert sum(counts.waits) == 8
-    assert counts.waited_s > 7 * 0.02
+    assert [size for size in counts.sizes.slots if size] == [1, 1]
+    assert counts.waits.sum_s > 7 * 0.02

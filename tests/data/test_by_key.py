@@ -1,4 +1,4 @@
-"""Reads by key that go together, on a real database: one statement for all who wait, and everybody's own rows."""
+"""Reads by key on a real database: one statement for all who wait, everybody with its rows."""
 
 from __future__ import annotations
 
