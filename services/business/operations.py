@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from services.data.batch import Batcher
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 Out = TypeVar("Out")
+
+# Answers of a batch are made without a pause, some 50 microseconds each: more of them would keep
+# the loop from everybody else for longer than a page takes.
+OPERATION_ROWS_MAX: Final = 100
+ROW_BYTES: Final = 500  # about what a payment and its neighbours are in a statement
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Operation(Generic[Row, Out]):
     key_of: Callable[[Row], Hashable | None]
     names_of: Callable[[Row], Iterable[str]] = lambda _: ()
     repeated: Callable[[Out], Out | Exception] = lambda outcome: outcome
+    size_of: Callable[[Row], int] = lambda _: ROW_BYTES
+    rows_max: int = OPERATION_ROWS_MAX
     lanes: int = 1
 
     def open(self, shop: Shop) -> Batcher[Row, Out]:
@@ -40,4 +47,6 @@ class Operation(Generic[Row, Out]):
             key_of=self.key_of,
             repeated=self.repeated,
             names_of=self.names_of,
+            size_of=self.size_of,
+            rows_max=self.rows_max,
         )

@@ -34,6 +34,7 @@ from services.problems import (
 
 # An order is placed in one transaction, so its key is never seen running; the lease is a formality.
 ORDER_LEASE: Final = timedelta(seconds=10)
+LINE_BYTES: Final = 300  # a line with its title, and its hold
 # The provider charges no more at once; it is ten billion dollars.
 TOTAL_MAX_MINOR: Final = 10**12
 
@@ -107,6 +108,7 @@ PLACE_ORDERS: Final = Operation(
     place_orders,
     key_of=lambda row: row.customer_id and (row.customer_id, row.key),
     repeated=lambda placed: placed._replace(replayed=True),
+    size_of=lambda row: LINE_BYTES * len(row.wanted.lines),
 )
 
 
