@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -31,10 +33,15 @@ from services.business.provider import (
 )
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop, open_shop
+from services.data import idempotency
+from services.data.idempotency import NewKey
 from services.data.orders import OrderKey
 from services.data.payments import State
+from services.data.sources import Transaction
 from services.deadline import Deadline, current_deadline
 from services.problems import GatewayTimeout, OutcomeUnknown, Problem
+from tests.faults.proxy import Direction, FaultProxy
+from tests.faults.waiting import until
 from tests.laboratory import OwnDatabase
 from tests.shopping import Books, Goods, open_books, place
 
@@ -346,3 +353,48 @@ async def test_a_row_that_can_not_be_booked_fails_alone_and_the_others_are_settl
     await lab_books.rows("delete from ledger_transfers where cause_id = $1", bad.payment_id)
     await settle(lab_shop, bad, Approved("charge"))
     assert await lab_books.broken_rules() == []
+
+
+async def test_a_lost_commit_is_unknown_to_each_of_its_batch_and_found_by_each_ones_key(
+    laboratory: OwnDatabase,
+    lab_shop: Shop,
+    lab_books: Books,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    goods = await lab_books.goods()
+    orders = [await place(lab_shop, {goods.variant: 1}) for _ in range(5)]
+    place_of = urlsplit(laboratory.dsn("tercet_app"))
+    insert_keys = idempotency.insert_keys
+    async with FaultProxy(str(place_of.hostname), place_of.port or 0) as proxy:
+        through = place_of._replace(
+            netloc=f"{place_of.username}:{place_of.password}@{proxy.host}:{proxy.port}"
+        )
+        dsn = f"{urlunsplit(through)}&sslmode=disable"
+
+        async def last(tx: Transaction, new: Sequence[NewKey], lease: timedelta) -> None:
+            await insert_keys(tx, new, lease)
+            proxy.set(Direction.TO_CLIENT, drop=True)  # COMMIT comes next
+
+        async def is_committed() -> bool:
+            made = [bool(await lab_books.payments(str(key.order_id))) for key in orders]
+            return all(made)
+
+        async with open_shop(laboratory.settings(primary_dsn=dsn)) as shop:
+            await shop.database.primary.fetchval("select 1")
+            with monkeypatch.context() as patched:
+                patched.setattr(idempotency, "insert_keys", last)
+                claiming = asyncio.gather(
+                    *(claim(shop, key, "tok_approve", "k", b"body") for key in orders),
+                    return_exceptions=True,
+                )
+                await until(is_committed, within_s=10.0, what="it is committed")
+                proxy.reset_all()
+                outcomes = await claiming
+            (counts,) = [batcher.counts for batcher in shop.batchers]
+    assert [type(outcome) for outcome in outcomes] == [OutcomeUnknown] * 5
+    assert (counts.batches, counts.rows) == (1, 5)
+    await lab_books.rows("update idempotency_keys set lease_until = now()")
+    again = [await claim(lab_shop, key, "tok_approve", "k", b"body") for key in orders]
+    assert [(paid.payment.order_key, paid.replayed) for paid in again] == [
+        (key, True) for key in orders
+    ]
