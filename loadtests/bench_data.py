@@ -35,6 +35,7 @@ from services.problems import Problem
 
 # growth copies the empty database, so it comes before those that fill it.
 WORKS: Final = {"growth": growth, "insert": insert, "hot": hot, "reads": reads, "cache": cache}
+BROKEN: Final = (BrokenRunError, Problem, asyncpg.PostgresError, OSError)
 # QUICK=1: enough to see that all works, not enough to believe the ratios.
 QUICK: Final = {"rounds": 1, "seconds": 1.0, "warm_up_s": 0.2, "products": 10_000}
 
@@ -57,7 +58,7 @@ async def run(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
                 print(f"measuring: {name}", flush=True)
                 try:
                     rows += await WORKS[name](bench)
-                except (BrokenRunError, Problem, asyncpg.PostgresError, OSError) as error:
+                except (*BROKEN, ExceptionGroup) as error:
                     failures.append(f"{name}: {str(error) or type(error).__name__}")
     return rows, failures
 

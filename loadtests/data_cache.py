@@ -42,7 +42,8 @@ async def cache(bench: Bench) -> list[Row]:
     async with open_store(bench.stack.settings()) as store, _heartbeat(store):
         slugs = [f"bench-{number}" for number in range(1, PAGES + 1)]
         pages = _cache(store)
-        await asyncio.gather(*(_page(pages, slug) for slug in slugs))
+        for begin in range(0, PAGES, CALLERS):
+            await asyncio.gather(*(_page(pages, slug) for slug in slugs[begin : begin + CALLERS]))
         return [*await _from_memory(pages, bench), *await _from_valkey(store, slugs, bench)]
 
 
