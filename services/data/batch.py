@@ -9,6 +9,7 @@ outcome of its own. docs/decisions has the reasons.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Container, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -120,6 +121,9 @@ class Batcher(Generic[Row, Out]):
         )
         self._running_keys: set[Hashable] = set()
         self._paused = 0
+        self._asking: set[Call[Row, Out]] = set()
+        self._looks_at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self._lanes: set[asyncio.Task[None]] = set()
         self._lanes_open = 0
         self._closed = False
@@ -147,23 +151,40 @@ class Batcher(Generic[Row, Out]):
         call: Call[Row, Out] = Call(row, self._key_of(row), loop.create_future(), now, at)
         self._line.append(call)
         self._open_lane()
-        # asyncio.timeout would cost as much as all the rest.
-        timer = loop.call_later(at - now, self._give_up, call)
+        self._asking.add(call)
+        if at < self._looks_at:
+            self._look_at(at, now)
         try:
             outcome = await call.answer
         finally:
-            timer.cancel()
+            self._asking.discard(call)
         if call.position is not None:
             self.tell_position(call.position)
         return outcome
 
-    def _give_up(self, call: Call[Row, Out]) -> None:
-        call.end(OutcomeUnknown() if call.begun and self._effects else GatewayTimeout(), None)
+    def _look_at(self, at: float, now: float) -> None:
+        """Have those told whose deadlines pass: by one timer for all, a fifth of a call cheaper."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks_at = at
+        self._timer = asyncio.get_running_loop().call_later(at - now, self._give_up)
+
+    def _give_up(self) -> None:
+        now = time.monotonic()
+        for call in [call for call in self._asking if call.at <= now]:
+            unknown = call.begun and self._effects
+            call.end(OutcomeUnknown() if unknown else GatewayTimeout(), None)
+            self._asking.discard(call)
+        self._looks_at, self._timer = math.inf, None
+        if self._asking:
+            self._look_at(min(call.at for call in self._asking), now)
 
     async def close(self) -> None:
         """Take nothing more: what waits is refused, what runs is waited for."""
         self._closed = True
         self._refuse_all()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._lanes:
             await asyncio.wait(self._lanes, timeout=CLOSE_TIMEOUT_S)
             await end_tasks(*self._lanes)
