@@ -134,9 +134,9 @@ def _cache(store: Store) -> Cache[Page]:
         ttl_s=LIFETIME_S,
         size_of=lambda page: len(page.body),
         database=store.database,
-        valkey=store.valkey,
-        upstream=store.valkey_upstream,
+        valkey=store.cached,
         stream=store.tags,
+        loads=store.loads,
     )
 
 
