@@ -47,6 +47,9 @@ from tests.shopping import Books, Goods, open_books, place
 
 T = TypeVar("T")
 
+# A machine that is busy with other tests is no difference between together and one by one.
+PATIENT: Final = {"statement_timeout_ms": 30_000}
+WITHIN_S: Final = 60.0
 PROCESSES: Final = 3
 HOT: Final = 5  # variants that every basket wants some of
 BASKETS: Final = 150
@@ -105,7 +108,7 @@ def own(laboratory: OwnDatabase) -> Iterator[Laboratory]:
         stack = AsyncExitStack()
 
         async def opened() -> Laboratory:
-            shop = await stack.enter_async_context(open_shop(laboratory.settings()))
+            shop = await stack.enter_async_context(open_shop(laboratory.settings(**PATIENT)))
             books = await stack.enter_async_context(open_books(laboratory.superuser_dsn()))
             return Laboratory(runner, shop, books)
 
@@ -160,6 +163,7 @@ def test_buying_together_equals_buying_one_by_one(
     left = [(100 + number, basket) for number, basket in enumerate(leaving)]
 
     async def play() -> None:
+        current_deadline.set(Deadline.after(WITHIN_S))
         together, alone = [
             Buyer(own, await own.books.goods(available=7, variants=3), await own.customers())
             for _ in range(2)
@@ -232,6 +236,7 @@ def test_paying_together_equals_paying_one_by_one(
     own: Laboratory, claims: list[tuple[int, int]], words: list[tuple[int, ChargeOutcome]]
 ) -> None:
     async def play(*, together: bool) -> tuple[list[object], list[State], list[object]]:
+        current_deadline.set(Deadline.after(WITHIN_S))
         one = await payer(own)
         paid = await each([one.claim(*call) for call in claims], together=together)
         made = [outcome.payment for outcome in paid if isinstance(outcome, Paid)]
@@ -250,7 +255,7 @@ def test_paying_together_equals_paying_one_by_one(
 async def processes(laboratory: OwnDatabase) -> AsyncIterator[list[Shop]]:
     """As many processes of business as far as the database can tell: pools of their own."""
     async with AsyncExitStack() as stack:
-        shops = [open_shop(laboratory.settings()) for _ in range(PROCESSES)]
+        shops = [open_shop(laboratory.settings(**PATIENT)) for _ in range(PROCESSES)]
         yield [await stack.enter_async_context(shop) for shop in shops]
 
 
@@ -264,7 +269,7 @@ async def test_several_processes_with_baskets_in_any_order_never_deadlock(
 
     async def buy_and_pay(number: int) -> str:
         shop = processes[number % PROCESSES]
-        current_deadline.set(Deadline.after(20.0))
+        current_deadline.set(Deadline.after(WITHIN_S))
         variants = chance.sample(goods.variants, chance.randint(2, HOT))
         key = await place(shop, dict.fromkeys(variants, 1))
         claimed = await claim(shop, key, "tok_approve", uuid4().hex, b"")
