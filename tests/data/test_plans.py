@@ -61,6 +61,13 @@ EXPECTED = {
     "outbox.TAGS_ARE_LATE": {"outbox_unpublished_idx"},
     "outbox.SELECT_LAG": {"outbox_unpublished_idx"},
 }
+# Both begin with the key of the order, and the planner takes the one or the other.
+AS_GOOD = {
+    "orders.SELECT_LINES": {"order_lines_variant_key"},
+    "payments.SELECT_PAYMENTS": {"payments_pkey"},
+    "payments.LOCK_PAYMENTS": {"payments_pkey"},
+    "payments.UPDATE_PAYMENTS": {"payments_pkey"},
+}
 MEDIAN = """
     select md5('')::uuid as product_id, percentile_disc(0.5) within group (order by popularity)
             as popular,
@@ -153,7 +160,8 @@ async def test_what_the_hot_path_reads_is_found_by_its_index(
     name: str, grown: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     (found,) = json.loads(await explained(grown, dict(statements())[name]))
-    assert Plan(found["Plan"]).indexes - {"categories_pkey"} == EXPECTED[name]  # of 50 rows
+    indexes = Plan(found["Plan"]).indexes - {"categories_pkey"}  # of 50 rows
+    assert indexes in (EXPECTED[name], AS_GOOD.get(name))
 
 
 @pytest.mark.parametrize("sort", [sort for sort in get_args(Sort) if sort != "relevance"])
