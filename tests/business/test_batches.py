@@ -61,9 +61,10 @@ def wanted(lines: dict[UUID, int]) -> OrderRequest:
 
 
 def said(outcome: object) -> object:
-    """What tells an outcome from another, whichever goods and orders it is about."""
-    if isinstance(outcome, Problem):
-        return type(outcome).__name__, outcome.detail, [error["detail"] for error in outcome.errors]
+    """What tells an outcome from another, whichever goods and orders it is about.
+
+    Not how many are left: who asks again while his first call waits is told what that one is told.
+    """
     if isinstance(outcome, Placed):
         return "placed", outcome.replayed
     return type(outcome).__name__
