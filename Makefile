@@ -7,8 +7,7 @@ RUN = .venv/bin/python -m
 SHIPPED = services infra migrations loadtests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status doctor prove test check coverage faults load bench-access bench-business lock
-.PHONY: help setup up down status doctor prove test check coverage faults load bench-access bench-data lock
+.PHONY: help setup up down status doctor prove test check coverage faults load bench-access bench-business bench-data lock
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'

@@ -20,7 +20,6 @@ from loadtests import peers
 from loadtests.access_works import WORKS
 from loadtests.measure import Meter, find_generator
 from loadtests.options import names, not_negative, positive, setting, whole
-from loadtests.options import names, not_negative, positive, whole
 from loadtests.pinning import choose, on_core, raise_file_limit
 from loadtests.programs import BrokenRunError
 from loadtests.report import print_rows
@@ -74,13 +73,6 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if os.environ.get("QUICK", "") not in ("", "0"):
         parser.set_defaults(**QUICK)
     return parser.parse_args(arguments)
-
-
-def _setting(text: str) -> tuple[str, str]:
-    name, given, value = text.partition("=")
-    if not given or not name.startswith("TERCET_"):
-        raise argparse.ArgumentTypeError("must look like TERCET_PAGE_POOL_SIZE=8")
-    return name, value
 
 
 def _bench(options: argparse.Namespace) -> Bench:

@@ -1,5 +1,4 @@
 """What the options of the benchmarks may be, as types for argparse."""
-"""Options of the benchmarks: what argparse makes of their text, and what it refuses."""
 
 from __future__ import annotations
 
@@ -13,17 +12,6 @@ def names(known: list[str]) -> Any:
         if unknown := [name for name in names if name not in known]:
             raise argparse.ArgumentTypeError(f"no {', '.join(unknown)}; there are {known}")
         return names
-from collections.abc import Callable
-
-
-def names(known: list[str]) -> Callable[[str], list[str]]:
-    """Some of the known names, by commas."""
-
-    def parse(text: str) -> list[str]:
-        given = text.split(",")
-        if unknown := [name for name in given if name not in known]:
-            raise argparse.ArgumentTypeError(f"no {', '.join(unknown)}; there are {known}")
-        return given
 
     return parse
 
