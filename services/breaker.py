@@ -143,6 +143,10 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
         self._failed = self._slow = 0
         self._move(CLOSED)
 
+    def heard(self) -> None:
+        """It has answered somebody who asks past this breaker: it does not hang."""
+        self._heard_at = self._clock()
+
     def force(self, state: Forced | None) -> None:
         """Hold it open or closed, whatever becomes of calls; None: from now on it decides again.
 
@@ -216,7 +220,7 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
     def _leave(self, *, probe: int, took_s: float, error: BaseException | None) -> None:
         self._running -= 1
         if not isinstance(error, (asyncio.CancelledError, TimeoutError)):
-            self._heard_at = self._clock()
+            self.heard()
         if probe and probe == self._round:
             self._probes_running -= 1
         slow = took_s >= self._slow_s

@@ -192,6 +192,13 @@ async def one_good_probe_of_several_does_not_close_it(rig: Rig) -> None:
     assert rig.state is OPEN
 
 
+async def a_slow_probe_opens_it_again(rig: Rig) -> None:
+    await rig.trip()
+    rig.pass_time()
+    await rig.call(takes_s=SLOW_S)  # closes: slowness is nothing to it
+    assert rig.state is OPEN
+
+
 async def good_probes_close_it(rig: Rig) -> None:
     await rig.trip()
     rig.pass_time()
@@ -217,7 +224,8 @@ async def a_call_cut_by_our_deadline_counts_as_a_failure(rig: Rig) -> None:
 async def an_excluded_error_is_neither_failure_nor_success(rig: Rig) -> None:
     for _ in range(MIN_CALLS):
         await rig.call(Broken())
-        await rig.call(Answer())  # counts it as a success
+        for _ in range(3):
+            await rig.call(Answer())  # counts it as a success
     assert rig.state is OPEN
 
 
@@ -280,6 +288,7 @@ OURS_ALONE: list[Case] = [
     a_failed_probe_keeps_its_own_error,
     half_open_lets_a_few_probes_through,
     one_good_probe_of_several_does_not_close_it,
+    a_slow_probe_opens_it_again,
     a_call_cut_by_our_deadline_counts_as_a_failure,
     an_excluded_error_is_neither_failure_nor_success,
     an_excluded_error_of_a_probe_does_not_close_it,
@@ -392,6 +401,13 @@ async def test_a_probe_of_an_earlier_round_says_nothing_about_this_one() -> None
     release.set()
     await asyncio.gather(*late)
     assert rig.state is HALF_OPEN  # one of this round's three has answered, not three
+    permits = [rig.breaker.permit() for _ in range(2)]
+    for permit in permits:
+        permit.__enter__()
+    with pytest.raises(CircuitBreakerError):
+        rig.breaker.check()  # what came back from before has made no room
+    for permit in permits:
+        permit.__exit__(Answer, Answer(), None)
     assert await rig.call()
     assert rig.state is HALF_OPEN
     assert await rig.call()
@@ -449,6 +465,7 @@ def opens(calls: list[tuple[float, bool, bool]], now: float) -> bool:
     return len(window) >= MIN_CALLS and max(failed, slow) / len(window) >= OPEN_SHARE
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -563,6 +580,10 @@ def test_one_answer_among_them_is_enough_and_a_cut_call_is_none() -> None:
     hanging.end(Answer())
     assert hanging.pass_time(0.4)
     hanging.end(TimeoutError())
+    hanging.breaker.heard()  # by somebody who asks past it
+    assert hanging.pass_time(0.4)
+    hanging.end(TimeoutError())
+    hanging.begin()
     assert not hanging.pass_time(0.2)
 
 
@@ -659,6 +680,7 @@ STEPS = st.one_of(
     st.tuples(st.just("failed"), st.integers(0, 100)),
     # Without these, chance alone would hardly ever come to probes or fill the window.
     st.just(("trip and wait", None)),
+    st.just(("a probe fails and wait", None)),
     st.tuples(st.sampled_from(["many good", "many failed"]), st.integers(1, WINDOW_CALLS + 20)),
     st.tuples(st.just("force"), st.sampled_from(["open", "closed", None, None, None])),
 )
@@ -669,12 +691,14 @@ def single(step: tuple[str, Any]) -> list[tuple[str, Any]]:
     what, value = step
     if what == "trip and wait":
         return [*[("begin", 1), ("failed", None)] * MIN_CALLS, ("wait", 20.0), ("begin", 2)]
+    if what == "a probe fails and wait":
+        return [("begin", 1), ("failed", None), ("wait", 20.0), ("begin", 2)]
     if what.startswith("many"):
         return [("begin", 1), (what.removeprefix("many "), None)] * value
     return [step]
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(STEPS, max_size=60))
 def test_whatever_happens_in_whatever_order_it_does_what_the_model_does(
     steps: list[tuple[str, Any]],

@@ -132,6 +132,18 @@ async def test_who_is_cancelled_in_the_moment_a_place_comes_hands_it_on() -> Non
     await callers.end()
 
 
+async def test_a_place_that_comes_while_its_first_waiter_leaves_goes_to_the_next() -> None:
+    bulkhead = Bulkhead("test", 1, wait_s=5.0)
+    callers = Callers(bulkhead)
+    mine = await bulkhead.take(Deadline.after(5))
+    await callers.come("page", "a", "b")
+    callers.tasks["a"].cancel()  # and has not run since
+    bulkhead.give_back(mine)
+    await callers.leave()
+    assert callers.began == ["b"]
+    await callers.end()
+
+
 def test_everybody_has_a_place_however_few_there_are() -> None:
     bulkhead = Bulkhead("test", 1, shares={"page": 10, "order": 20})
     assert [bulkhead.limit(traffic) for traffic in TRAFFIC] == [1, 1, 1]

@@ -121,6 +121,7 @@ class Watch:
                     link = self._links[source] = await source.pool.open_link()
                 position = await (await link.statement(sql)).fetchval()
             self._silent.discard(source)
+            source.pool.upstream.breaker.heard()
         except Exception as error:  # not there, frozen, a wrong password
             if source not in self._silent:
                 self._silent.add(source)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable
 from typing import Any
 
 import httpx
@@ -12,7 +11,8 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from services.business.catalog import OPTIONAL_PART_TIMEOUT_S, gather_product
+from services.business.catalog import PART_TIMEOUT_S, gather_product
+from services.business.documents import Part
 from services.business.shop import Shop
 from services.data import products, stock
 from services.data.link import Record
@@ -29,7 +29,7 @@ STATEMENTS = {
     "rating": products.SELECT_RATING,
     "related": products.SELECT_RELATED,
 }
-OPTIONAL = ("band", "rating", "related")
+OPTIONAL: tuple[Part, ...] = ("band", "rating", "related")
 REQUIRED = ("product", "offers")
 
 
@@ -62,9 +62,6 @@ class Faulty:
 
     async def fetchval(self, sql: str, *args: object) -> Any:
         return None if await self._strike(sql) else await self._reader.fetchval(sql, *args)
-
-    async def find(self, sql: str, *key: Hashable) -> list[Record]:
-        return [] if await self._strike(sql) else await self._reader.find(sql, *key)
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -104,12 +101,12 @@ async def test_a_page_has_all_its_parts(http: httpx.AsyncClient, slug: str) -> N
 @pytest.mark.parametrize("fault", ["slow", "broken", "a bug"])
 @pytest.mark.parametrize("part", OPTIONAL)
 async def test_a_page_does_without_an_optional_part_and_says_so(
-    part: str, fault: str, shop: Shop, slug: str
+    part: Part, fault: str, shop: Shop, slug: str
 ) -> None:
     reader = Faulty(shop.database.reads, part, fault)
     started_at = time.monotonic()
     page = await gather_product(reader, slug)
-    assert time.monotonic() - started_at < OPTIONAL_PART_TIMEOUT_S + 0.5
+    assert time.monotonic() - started_at < PART_TIMEOUT_S[part] + 0.5
     shown, whole = body_of(page), body_of(await gather_product(shop.database.reads, slug))
     assert reader.struck == 1
     assert page is not None
@@ -130,6 +127,30 @@ async def test_a_page_is_not_shown_without_product_or_prices(
     with pytest.raises(ExceptionGroup) as failed:
         await gather_product(Faulty(shop.database.reads, part, "broken"), slug)
     assert [type(error) for error in failed.value.exceptions] == [Unavailable]
+
+
+@pytest.mark.parametrize("part", REQUIRED)
+async def test_a_page_whose_product_or_prices_are_late_ends_with_its_deadline(
+    part: str, shop: Shop, slug: str
+) -> None:
+    """And takes the other parts along: none of them is still being fetched."""
+    reader = Faulty(shop.database.reads, part, "slow")
+    before = asyncio.all_tasks()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await gather_product(reader, slug)
+    names = {task.get_coro().__qualname__ for task in asyncio.all_tasks() - before}  # type: ignore[union-attr]  # tasks here are of coroutines
+    assert not any("select_" in name or "optional" in name for name in names)
+
+
+async def test_all_optional_parts_may_be_missing_at_once(shop: Shop, slug: str) -> None:
+    reader: Reader = shop.database.reads
+    for part in OPTIONAL:
+        reader = Faulty(reader, part, "slow" if part == "rating" else "broken")
+    started_at = time.monotonic()
+    shown = body_of(await gather_product(reader, slug))
+    assert time.monotonic() - started_at < max(PART_TIMEOUT_S.values()) + 0.5
+    assert sorted(shown["degraded"]) == sorted(OPTIONAL)
 
 
 @pytest.mark.parametrize("part", ["offers", "band"])

@@ -497,3 +497,13 @@ async def test_a_migration_under_way_costs_one_refusal_and_no_restart(
             assert await primary.fetchval(everything) == "1"
     finally:
         await books.rows(f"drop table {name}")
+
+
+async def test_statements_that_are_long_are_no_server_that_hangs(store: Store) -> None:
+    """What the watch hears of the server counts, though it asks by a connection of its own."""
+    primary = store.database.primary
+    running = [asyncio.create_task(primary.fetchval("select pg_sleep(1)")) for _ in range(4)]
+    while not all(task.done() for task in running):
+        primary.pool.upstream.breaker.check()
+        await asyncio.sleep(0.05)
+    await asyncio.gather(*running)

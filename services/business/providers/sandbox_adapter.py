@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import httpx
 import msgspec
@@ -20,7 +20,7 @@ from services.business.provider import (
     Pending,
     Unknown,
 )
-from services.deadline import Deadline
+from services.deadline import DEADLINE_HEADER, Deadline
 from services.settings import BusinessSettings
 from services.telemetry import logger
 from services.transport import KeepAliveTransport
@@ -76,9 +76,10 @@ class SandboxAdapter:
     async def charge(self, order: ChargeOrder, deadline: Deadline) -> ChargeOutcome:
         """POST /charges with payment_id as its key: the provider charges a key at most once."""
 
-        async def send(_: Deadline) -> Charge:
+        async def send(cut: Deadline) -> Charge:
             answer = await self._client.post(
                 "/charges",
+                **_within(cut),
                 json={
                     "charge_key": str(order.payment_id),
                     "amount_minor": order.amount_minor,
@@ -93,8 +94,9 @@ class SandboxAdapter:
     async def find(self, order: ChargeOrder, deadline: Deadline) -> ChargeOutcome:
         """GET /charges/{payment_id}: what the provider has under our key."""
 
-        async def ask(_: Deadline) -> Charge:
-            return _read(await self._client.get(f"/charges/{order.payment_id}"))
+        async def ask(cut: Deadline) -> Charge:
+            path = f"/charges/{order.payment_id}"
+            return _read(await self._client.get(path, **_within(cut)))
 
         outcome = await self._upstream.call(ask, deadline)
         if isinstance(outcome, limits.Failed) and isinstance(outcome.error, NeverArrived):
@@ -131,6 +133,14 @@ async def open_sandbox(
         timeout=upstream.timeout_s,
     ) as client:
         yield SandboxAdapter(client, upstream), upstream
+
+
+def _within(cut: Deadline) -> dict[str, Any]:
+    """What is left of the time, told to the provider and to the connection."""
+    return {
+        "headers": {DEADLINE_HEADER: str(cut.left_ms())},
+        "extensions": {"deadline": cut},
+    }
 
 
 def _read(answer: httpx.Response) -> Charge:
