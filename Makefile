@@ -7,7 +7,7 @@ RUN = .venv/bin/python -m
 SHIPPED = services infra migrations loadtests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status doctor prove test check coverage faults load bench-access bench-business lock
+.PHONY: help setup up down status doctor prove test check coverage faults load bench-access bench-business bench-data lock
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -55,6 +55,8 @@ bench-access: setup ## access against Node, Go, Gin and nginx (QUICK=1: short; d
 
 bench-business: setup ## business against the usual way to write it (QUICK=1: short; docs/benchmarks.md)
 	@exec $(RUN) loadtests.bench_business $(ARGS)
+bench-data: setup ## the data tier against pgbench, asyncpg's pool and redis-py (QUICK=1: short)
+	@exec $(RUN) loadtests.bench_data $(ARGS)
 
 lock: ## choose all versions anew from pyproject.toml and write requirements.lock
 	@PYTHON="$(PYTHON)" sh infra/local/setup.sh lock

@@ -10,6 +10,7 @@ from typing import Final
 from services.business import readings
 from services.business.shop import Shop
 from services.child import Child
+from services.data.batch_counts import SIZES, WAITS_S
 from services.families import Family, counter, gauge, histogram, one
 from services.reports import Report
 from services.watchdog import LOOP
@@ -41,6 +42,38 @@ SHOP: Final[Table] = (
         "handed_over",
         "Tasks that were to go on whatever becomes of their request",
         one(lambda shop: shop.counts.handed_over_total),
+    ),
+    histogram(
+        "batch_rows",
+        "Rows of each batch of an operation: its count is that of the transactions",
+        readings.batch_rows,
+        "operation",
+        bounds=SIZES,
+    ),
+    histogram(
+        "batch_wait_seconds",
+        "Seconds that callers waited for their batch to begin",
+        readings.batch_waits,
+        "operation",
+        bounds=WAITS_S,
+    ),
+    counter(
+        "batch_again",
+        "Rows that were queued again, because others had locked what they need",
+        readings.of_batches("again"),
+        "operation",
+    ),
+    counter(
+        "batch_left_out",
+        "Callers who left, or whose deadline passed, before their batch began",
+        readings.of_batches("left_out"),
+        "operation",
+    ),
+    counter(
+        "batch_taken_apart",
+        "Batches that failed and were run in parts, to find the rows that fail alone",
+        readings.of_batches("taken_apart"),
+        "operation",
     ),
     gauge("handed_over_running", "Of these, those that run", one(lambda shop: shop.handed_over)),
     *LOOP,

@@ -1,65 +1,41 @@
 """Paying an order in three visible steps: claim, charge, settle.
 
-Claim and settle are one transaction each; the charge between them holds no connection. What is
-known after each step is in the database, so whoever comes next (a retry, reconcile, a restart)
-can go on from there. docs/payments.md has the table of states.
+Claim and settle are one transaction each, shared by all who claim or settle at that moment
+(claims.py, settlements.py); the charge between them holds no connection. What is known after each
+step is in the database, so whoever comes next (a retry, reconcile, a restart) can go on from
+there. docs/payments.md has the table of states.
 """
 
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
-from typing import Final, NamedTuple
-from uuid import UUID
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services.business.answers import document
+from services.business.claims import CLAIM_PAYMENTS, Claim, Paid
 from services.business.documents import payment_document
 from services.business.orders import fingerprint
-from services.business.provider import (
-    Approved,
-    ChargeOrder,
-    ChargeOutcome,
-    Declined,
-    NotSent,
-    Pending,
-    Unknown,
-)
+from services.business.provider import ChargeOrder, ChargeOutcome
 from services.business.requests import read_customer, read_id, read_idempotency_key, read_json
 from services.business.schemas import PaymentRequest
+from services.business.settlements import FINAL, SETTLE_PAYMENTS, Word
 from services.business.shop import Shop
-from services.data import idempotency, ledger, orders, payments
-from services.data.idempotency import Key, KeyRow
-from services.data.ledger import PROVIDER_CLEARING, SALES, Transfer
+from services.data import payments
+from services.data.idempotency import Key
 from services.data.orders import OrderKey
-from services.data.outbox import insert_event
-from services.data.payments import Payment, State
-from services.data.sources import Transaction
-from services.data.stock import sell_stock
+from services.data.payments import Payment
 from services.deadline import Deadline, current_deadline, deadline_or
-from services.problems import (
-    IdempotencyKeyReused,
-    IdempotencyKeyRunning,
-    NotFound,
-    OrderNotPayable,
-    Problem,
-)
+from services.problems import NotFound, Problem
 from services.telemetry import logger
 
 log = logger(__name__)
 
-FINAL: Final[frozenset[State]] = frozenset(("SUCCESS", "FAILED", "ERRORED"))
-FIRST_CHECK: Final = timedelta(seconds=2)  # a provider that was slow has decided by then
 SETTLE_TIMEOUT_S: Final = 2.0
 CHARGE_WITHIN_S: Final = 10.0  # of the request; far below what reconcile waits for an arrival
 ANSWER_MARGIN_S: Final = 0.1  # what is left to render an answer before the request's deadline
-
-
-class Paid(NamedTuple):
-    payment: Payment
-    replayed: bool
 
 
 async def create_payment(shop: Shop, request: Request) -> Response:
@@ -110,29 +86,8 @@ async def claim(
     Raises OrderNotPayable when the order is not waiting for money. Nothing is left behind then,
     so the key may be used again.
     """
-    lease = timedelta(milliseconds=shop.settings.provider_timeout_ms) + timedelta(seconds=5)
-    async with shop.database.primary.transaction() as tx:
-        claimed = await idempotency.claim_key(
-            tx, Key(order_key.customer_id, "pay_order", key, body_hash), lease
-        )
-        if isinstance(claimed, KeyRow):
-            return Paid(await _earlier(tx, order_key.customer_id, claimed, body_hash), True)
-        order = await orders.lock_order(tx, order_key)
-        if order is None:
-            raise NotFound("There is no such order.")
-        _check_payable(order)
-        payment = await payments.insert_payment(
-            tx,
-            customer_id=order_key.customer_id,
-            payment_id=claimed,
-            order_id=order_key.order_id,
-            amount_minor=order.total_minor,
-            currency=order.currency,
-            payment_method=payment_method,
-            first_check=lease,
-        )
-        await orders.move_holds(tx, order_key, was="held", becomes="paying")
-    return Paid(payment, replayed=False)
+    used = Key(order_key.customer_id, "pay_order", key, body_hash)
+    return await shop.join(CLAIM_PAYMENTS, Claim(order_key, payment_method, used))
 
 
 async def charge_and_settle(shop: Shop, payment: Payment, sent_by: Deadline) -> Payment | None:
@@ -152,109 +107,14 @@ async def charge_and_settle(shop: Shop, payment: Payment, sent_by: Deadline) -> 
 
 
 async def settle(shop: Shop, payment: Payment, outcome: ChargeOutcome) -> Payment:
-    """Book the provider's word in one transaction: payment, order, stock, ledger, key, event.
+    """Book the provider's word: payment, order, stock, ledger, key and event together.
 
     May be called any number of times: a payment that is final stays as it is.
     """
-    state, charge_id, decline_code, detail = _verdict(outcome)
-    order_key = OrderKey(payment.customer_id, payment.order_id)
-    async with shop.database.primary.transaction() as tx:
-        await orders.lock_order(tx, order_key)
-        current = await payments.lock_payment(tx, payment.customer_id, payment.payment_id)
-        if not _moves(current, state, detail):
-            return current
-        settled = await payments.update_payment(
-            tx,
-            current,
-            state,
-            charge_id=charge_id,
-            decline_code=decline_code,
-            detail=detail,
-            first_wait=FIRST_CHECK,
-        )
-        if state == "SUCCESS":
-            sold = await orders.move_holds(tx, order_key, was="paying", becomes="sold")
-            await sell_stock(tx, sold)
-            await orders.update_state(tx, order_key, "paid")
-            await ledger.insert_transfers(tx, [_sale(settled)])
-        elif state in FINAL:
-            await orders.move_holds(tx, order_key, was="paying", becomes="held")
-        await idempotency.answer_key(
-            tx, settled.customer_id, settled.payment_id, status=201, body=b""
-        )
-        await insert_event(
-            tx, f"payment_{state.lower()}", str(settled.payment_id), {"detail": detail}
-        )
-    shop.changed()
-    return settled
-
-
-def _moves(current: Payment, state: State, detail: str) -> bool:
-    """Whether there is anything to book: final is final, and not knowing undoes no knowledge."""
-    if current.state in FINAL:
-        if state in FINAL and state != current.state:
-            log.error(
-                "final state contradicted",
-                payment_id=str(current.payment_id),
-                state=current.state,
-                provider_says=state,
-            )
-        return False
-    if state == "UNKNOWN" and current.state == "PENDING":
-        return False
-    return (current.state, current.detail) != (state, detail)
+    return await shop.join(SETTLE_PAYMENTS, Word(payment, outcome))
 
 
 def charge_order(payment: Payment) -> ChargeOrder:
     return ChargeOrder(
         payment.payment_id, payment.amount_minor, payment.currency, payment.payment_method
     )
-
-
-async def _earlier(tx: Transaction, customer_id: UUID, row: KeyRow, body_hash: bytes) -> Payment:
-    """The payment that the key made, as it stands now.
-
-    Read by the claim's own connection: a second one, taken while the first is held, would have as
-    many repeated requests as the pool has places wait for each other.
-    """
-    if row.fingerprint != body_hash:
-        raise IdempotencyKeyReused("The key was used for another order or payment method.")
-    payment = await payments.select_payment(tx, customer_id, row.subject_id)
-    if payment is None or (payment.state == "INIT" and row.leased):
-        raise IdempotencyKeyRunning(retry_after_s=1)
-    return payment
-
-
-def _check_payable(order: orders.Order) -> None:
-    if order.state != "placed":
-        raise OrderNotPayable(f"The order is {order.state}.")
-    if order.hold_is_over:
-        raise OrderNotPayable("Its stock is not held any more: place the order again.")
-    if order.total_minor == 0:
-        raise OrderNotPayable("There is nothing to pay.")
-
-
-def _sale(payment: Payment) -> Transfer:
-    return Transfer(
-        debit_account=PROVIDER_CLEARING,
-        credit_account=SALES,
-        amount_minor=payment.amount_minor,
-        currency=payment.currency,
-        cause="payment_captured",
-        cause_id=payment.payment_id,
-    )
-
-
-def _verdict(outcome: ChargeOutcome) -> tuple[State, str | None, str | None, str]:
-    """State, charge_id, decline_code and detail that an outcome stands for: the table's rows."""
-    match outcome:
-        case Approved(charge_id):
-            return "SUCCESS", charge_id, None, ""
-        case Declined(decline_code, charge_id):
-            return "FAILED", charge_id, decline_code, "The provider declined."
-        case Pending(charge_id):
-            return "PENDING", charge_id, None, "The provider has not decided yet."
-        case NotSent(reason):
-            return "ERRORED", None, None, f"It was not charged: {reason}."
-        case Unknown(reason):
-            return "UNKNOWN", None, None, f"It is being found out whether it was charged: {reason}."

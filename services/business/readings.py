@@ -98,3 +98,21 @@ def outbox_waiting(shop: Shop) -> Read:
 def outbox_age(shop: Shop) -> Read:
     if shop.counts.outbox_lag is not None:
         yield (), shop.counts.outbox_lag.oldest_s
+
+
+def batch_rows(shop: Shop) -> Read:
+    for batcher in shop.batchers:
+        yield (batcher.name,), batcher.counts.sizes.numbers()
+
+
+def batch_waits(shop: Shop) -> Read:
+    for batcher in shop.batchers:
+        yield (batcher.name,), batcher.counts.waits.numbers()
+
+
+def of_batches(attribute: str) -> Reading:
+    def reading(shop: Shop) -> Read:
+        for batcher in shop.batchers:
+            yield (batcher.name,), getattr(batcher.counts, attribute)
+
+    return reading

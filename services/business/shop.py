@@ -10,9 +10,11 @@ from typing import Any, Final, TypeVar
 
 from services.business.counts import Counts
 from services.business.held import HeldPages
+from services.business.operations import Operation
 from services.business.provider import PaymentProvider
 from services.business.providers.sandbox_adapter import open_sandbox
 from services.business.rounds import Rounds
+from services.data.batch import Batcher
 from services.data.cache import Cache
 from services.data.db import Database
 from services.data.pages import Page
@@ -22,6 +24,8 @@ from services.upstream import Upstream
 from services.watchdog import Watchdog
 
 T = TypeVar("T")
+Row = TypeVar("Row")
+Out = TypeVar("Out")
 
 PAGE_TTL_S: Final = 60.0  # purged by tag long before; this is the backstop in Valkey
 LIST_TTL_S: Final = 10.0  # lists carry coarse tags, so they are allowed to be a little old
@@ -44,6 +48,7 @@ class Shop:
     rounds: dict[str, Rounds] = field(default_factory=dict)  # of the workers, by their name
     watchdog: Watchdog = field(default_factory=Watchdog)
     _handed_over: set[asyncio.Task[Any]] = field(default_factory=set)
+    _batchers: dict[str, Batcher[Any, Any]] = field(default_factory=dict)
 
     @property
     def database(self) -> Database:
@@ -59,6 +64,22 @@ class Shop:
     def rounds_of(self, worker: str) -> Rounds:
         """Where a worker counts what it does."""
         return self.rounds.setdefault(worker, Rounds())
+
+    @property
+    def batchers(self) -> list[Batcher[Any, Any]]:
+        """Every operation that was asked for, with what it has counted."""
+        return list(self._batchers.values())
+
+    def batcher(self, operation: Operation[Row, Out]) -> Batcher[Row, Out]:
+        """Where the calls of an operation are gathered."""
+        batcher: Batcher[Row, Out] | None = self._batchers.get(operation.name)
+        if batcher is None:
+            batcher = self._batchers[operation.name] = operation.open(self)
+        return batcher
+
+    async def join(self, operation: Operation[Row, Out], row: Row) -> Out:
+        """Do an operation for one row, together with all that wait for the same operation now."""
+        return await self.batcher(operation).call(row)
 
     def hand_over(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run what must be finished even when the request it came from is not there any more."""
@@ -77,6 +98,7 @@ class Shop:
         """Wait for what was handed over: called when the process stops."""
         if self._handed_over:
             await asyncio.wait(self._handed_over, timeout=HANDED_OVER_S)
+        await asyncio.gather(*(batcher.close() for batcher in self.batchers))
 
     def changed(self) -> None:
         """Wake the outbox relay after a commit; if that fails, its polling finds the rows.

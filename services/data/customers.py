@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -16,26 +17,34 @@ class Identity(NamedTuple):
     kind: str
 
 
-INSERT_GUEST = """
-    with guest as (insert into customers (kind) values ('guest') returning customer_id)
-    insert into customer_tokens (token_sha256, customer_id, expires_at)
-    select $1, customer_id, now() + $2::interval from guest returning customer_id
+INSERT_GUESTS = """
+    with fresh as materialized (
+        select token_sha256, uuidv7() as customer_id from unnest($1::bytea[]) as token_sha256
+    ), guests as (
+        insert into customers (customer_id, kind) select customer_id, 'guest' from fresh
+    ), tokens as (
+        insert into customer_tokens (token_sha256, customer_id, expires_at)
+        select token_sha256, customer_id, now() + $2::interval from fresh
+    )
+    select token_sha256, customer_id from fresh
 """
 
 SELECT_IDENTITY = """
-    select c.customer_id, c.kind
+    select t.token_sha256, c.customer_id, c.kind
     from customer_tokens t join customers c using (customer_id)
-    where t.token_sha256 = $1 and t.expires_at > now()
+    where t.token_sha256 = any($1::bytea[]) and t.expires_at > now()
 """
 
 
-async def insert_guest(tx: Transaction, token_sha256: bytes) -> UUID:
-    """A new customer who is known by a token and nothing else."""
-    customer_id: UUID = await tx.fetchval(INSERT_GUEST, token_sha256, GUEST_TOKEN_LIFETIME)
-    return customer_id
+async def insert_guests(tx: Transaction, tokens_sha256: Sequence[bytes]) -> dict[bytes, UUID]:
+    """New customers, each known by a token and nothing else; their ids by its hash."""
+    if not tokens_sha256:
+        return {}
+    rows = await tx.fetch(INSERT_GUESTS, list(tokens_sha256), GUEST_TOKEN_LIFETIME)
+    return {row["token_sha256"]: row["customer_id"] for row in rows}
 
 
 async def select_identity(reader: Reader, token_sha256: bytes) -> Identity | None:
     """Whose token it is; None when it is unknown or over."""
-    row = await reader.fetchrow(SELECT_IDENTITY, token_sha256)
-    return Identity(*row) if row is not None else None
+    rows = await reader.find(SELECT_IDENTITY, token_sha256)
+    return Identity(*rows[0][1:]) if rows else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, TypeVar
 
 import asyncpg
@@ -49,6 +49,7 @@ class Database:
 
     async def close(self) -> None:
         for source in (self.primary, *self.replicas):
+            await source.by_key.close()
             await source.pool.close()
 
 
@@ -70,6 +71,9 @@ class Reads:
 
     async def fetchval(self, sql: str, *args: object) -> Any:
         return await self._first(lambda source: source.fetchval(sql, *args))
+
+    async def find(self, sql: str, *key: Hashable) -> list[Record]:
+        return await self._first(lambda source: source.find(sql, *key))
 
     async def _first(self, read: Callable[[Source], Awaitable[T]]) -> T:
         *standbys, last = self._choose()

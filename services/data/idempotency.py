@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID
 
+from services.data.batch import Locked
 from services.data.sources import Transaction
 
 Operation = Literal["place_order", "pay_order"]
@@ -32,40 +34,75 @@ class KeyRow(NamedTuple):
     leased: bool
 
 
-# Waits for a transaction that has just inserted the same key, and then finds its row.
-INSERT_KEY = """
-    insert into idempotency_keys
-        (customer_id, operation, idempotency_key, fingerprint, state, subject_id, lease_until)
-    values ($1, $2, $3, $4, 'running', uuidv7(), now() + $5::interval)
+class NewKey(NamedTuple):
+    """A key and what it has made. answer: status and body, None while there is none yet."""
+
+    key: Key
+    subject_id: UUID
+    answer: tuple[int, bytes] | None = None
+
+
+SELECT_KEYS = """
+    select k.customer_id, k.operation, k.idempotency_key,
+        k.fingerprint, k.subject_id, k.response_body, k.lease_until > now() as leased
+    from unnest($1::uuid[], $2::text[], $3::text[])
+        as asked (customer_id, operation, idempotency_key)
+    join idempotency_keys k using (customer_id, operation, idempotency_key)
+"""
+
+# Waits for a transaction that has just inserted the same key, and then leaves its row alone. All
+# who wait here insert in one order, so that no two wait for each other.
+INSERT_KEYS = """
+    insert into idempotency_keys (customer_id, operation, idempotency_key, fingerprint, state,
+        subject_id, response_status, response_body, lease_until)
+    select n.customer_id, n.operation, n.idempotency_key, n.fingerprint,
+        case when n.status is null then 'running' else 'answered' end,
+        n.subject_id, n.status, n.body, now() + $8::interval
+    from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::uuid[], $6::int[],
+        $7::bytea[]) as n (customer_id, operation, idempotency_key, fingerprint, subject_id,
+        status, body)
+    order by n.customer_id, n.operation, n.idempotency_key
     on conflict on constraint idempotency_keys_pkey do nothing
     returning subject_id
 """
 
-SELECT_KEY = """
-    select fingerprint, subject_id, response_body, lease_until > now() as leased
-    from idempotency_keys
-    where customer_id = $1 and operation = $2 and idempotency_key = $3
-"""
-
-ANSWER_KEY = """
-    update idempotency_keys set state = 'answered', response_status = $3, response_body = $4
-    where customer_id = $1 and subject_id = $2 and state = 'running'
+ANSWER_KEYS = """
+    update idempotency_keys k set state = 'answered', response_status = $4, response_body = ''
+    from unnest($1::uuid[], $2::uuid[]) as done (customer_id, subject_id)
+    where k.customer_id = done.customer_id and k.operation = $3
+        and k.subject_id = done.subject_id and k.state = 'running'
 """
 
 
-async def claim_key(tx: Transaction, key: Key, lease: timedelta) -> UUID | KeyRow:
-    """The id of the order or payment to make, or the row of whoever used the key before."""
-    subject_id: UUID | None = await tx.fetchval(INSERT_KEY, *key, lease)
-    if subject_id is not None:
-        return subject_id
-    row = await tx.fetchrow(SELECT_KEY, key.customer_id, key.operation, key.idempotency_key)
-    if row is None:  # deleted between the two statements: it is free again
-        return await claim_key(tx, key, lease)
-    return KeyRow(*row)
+async def select_keys(tx: Transaction, keys: Sequence[Key]) -> dict[Key, KeyRow]:
+    """What is stored under those keys that were used before, whatever they were used for."""
+    if not keys:
+        return {}
+    columns = zip(*(key[:3] for key in keys), strict=True)
+    rows = await tx.fetch(SELECT_KEYS, *map(list, columns))
+    found = {tuple(row[:3]): KeyRow(*row[3:]) for row in rows}
+    return {key: found[key[:3]] for key in keys if key[:3] in found}
 
 
-async def answer_key(
-    tx: Transaction, customer_id: UUID, subject_id: UUID, *, status: int, body: bytes
+async def insert_keys(tx: Transaction, new: Sequence[NewKey], lease: timedelta) -> None:
+    """Store keys with what they have made; written last, because they may have to wait.
+
+    Raises Locked with the places of those that somebody else has used in the meantime.
+    """
+    if not new:
+        return
+    columns = [
+        (*row.key, row.subject_id, *(row.answer if row.answer is not None else (None, None)))
+        for row in new
+    ]
+    rows = await tx.fetch(INSERT_KEYS, *map(list, zip(*columns, strict=True)), lease)
+    if len(rows) < len(new):
+        inserted = {row["subject_id"] for row in rows}
+        raise Locked(place for place, row in enumerate(new) if row.subject_id not in inserted)
+
+
+async def answer_keys(
+    tx: Transaction, operation: Operation, done: Sequence[tuple[UUID, UUID]], *, status: int
 ) -> None:
-    """Store the answer that whoever repeats the request will get."""
-    await tx.execute(ANSWER_KEY, customer_id, subject_id, status, body)
+    """Note that what these keys have made, (customer_id, subject_id), has been answered."""
+    await tx.execute(ANSWER_KEYS, *map(list, zip(*done, strict=True)), operation, status)

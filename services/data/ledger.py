@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -30,7 +31,9 @@ INSERT_TRANSFERS = """
 """
 
 
-async def insert_transfers(tx: Transaction, transfers: list[Transfer]) -> None:
+async def insert_transfers(tx: Transaction, transfers: Sequence[Transfer]) -> None:
     """Book transfers; one that was booked before breaks ledger_transfers_cause_key."""
+    if not transfers:
+        return
     columns = [list(column) for column in zip(*transfers, strict=True)]
     await tx.execute(INSERT_TRANSFERS, *columns)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+from services.data.batch import Locked
 from services.data.sources import Reader, Transaction
 from services.data.stock import Quantity
 
@@ -40,6 +41,18 @@ class Order(NamedTuple):
     hold_is_over: bool
 
 
+class NewOrder(NamedTuple):
+    """An order to be inserted; it has at least one line, and each variant once."""
+
+    customer_id: UUID
+    currency: str
+    lines: Sequence[OrderLine]
+
+    @property
+    def total_minor(self) -> int:
+        return sum(line.quantity * line.unit_price_minor for line in self.lines)
+
+
 class OrderKey(NamedTuple):
     customer_id: UUID
     order_id: UUID
@@ -53,54 +66,80 @@ SELECT_ARTICLES = """
     where v.variant_id = any($1) and v.retired_at is null and p.published
 """
 
-INSERT_ORDER = """
-    insert into orders
-        (customer_id, order_id, state, currency, total_minor, hold_expires_at)
-    values ($1, $2, 'placed', $3, $4, now() + $5::interval)
-    returning customer_id, order_id, state, currency, total_minor, hold_expires_at, created_at,
-        false as hold_is_over
-"""
-
-INSERT_LINES = """
-    insert into order_lines
-        (customer_id, order_id, position, variant_id, title, quantity, unit_price_minor)
-    select $1, $2, l.position, l.variant_id, l.title, l.quantity, l.unit_price_minor
-    from unnest($3::uuid[], $4::text[], $5::int[], $6::bigint[])
-        with ordinality as l (variant_id, title, quantity, unit_price_minor, position)
-"""
-
-INSERT_HOLDS = """
-    insert into stock_holds (customer_id, order_id, variant_id, quantity, state, expires_at)
-    select $1, $2, l.variant_id, l.quantity, 'held', $5
-    from unnest($3::uuid[], $4::int[]) as l (variant_id, quantity)
+# place is that of an order among those inserted together, from 1 on.
+INSERT_ORDERS = """
+    with fresh as materialized (
+        select n.customer_id, uuidv7() as order_id, n.currency, n.total_minor, n.place
+        from unnest($1::uuid[], $2::text[], $3::bigint[])
+            with ordinality as n (customer_id, currency, total_minor, place)
+    ), placed as (
+        insert into orders
+            (customer_id, order_id, state, currency, total_minor, hold_expires_at)
+        select customer_id, order_id, 'placed', currency, total_minor, now() + $4::interval
+        from fresh order by place
+        returning customer_id, order_id, state, currency, total_minor, hold_expires_at, created_at
+    ), wanted as materialized (
+        select f.customer_id, f.order_id, l.position, l.variant_id, l.title, l.quantity,
+            l.unit_price_minor
+        from unnest($5::bigint[], $6::int[], $7::uuid[], $8::text[], $9::int[], $10::bigint[])
+            as l (place, position, variant_id, title, quantity, unit_price_minor)
+        join fresh f using (place)
+    ), lines as (
+        insert into order_lines
+            (customer_id, order_id, position, variant_id, title, quantity, unit_price_minor)
+        select * from wanted
+    ), holds as (
+        insert into stock_holds (customer_id, order_id, variant_id, quantity, state, expires_at)
+        select customer_id, order_id, variant_id, quantity, 'held', now() + $4::interval
+        from wanted
+    )
+    select p.*, false as hold_is_over
+    from fresh f join placed p using (customer_id, order_id) order by f.place
 """
 
 SELECT_ORDER = """
     select customer_id, order_id, state, currency, total_minor, hold_expires_at, created_at,
         hold_expires_at <= now() as hold_is_over
-    from orders where customer_id = $1 and order_id = $2
+    from orders
+    join unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id) using (customer_id, order_id)
 """
 
-LOCK_ORDER = """
-    select customer_id, order_id, state, currency, total_minor, hold_expires_at, created_at,
-        hold_expires_at <= now() as hold_is_over
-    from orders where customer_id = $1 and order_id = $2 for update
+# Looked up one by one and never waited for; what is locked elsewhere is not returned.
+LOCK_FREE_ORDERS = """
+    select o.* from unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id)
+    cross join lateral (
+        select customer_id, order_id, state, currency, total_minor, hold_expires_at, created_at,
+            hold_expires_at <= now() as hold_is_over
+        from orders
+        where orders.customer_id = k.customer_id and orders.order_id = k.order_id
+        for update skip locked
+    ) o
+"""
+
+SELECT_EXISTING = """
+    select customer_id, order_id from orders
+    join unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id) using (customer_id, order_id)
 """
 
 SELECT_LINES = """
-    select variant_id, title, quantity, unit_price_minor
-    from order_lines where customer_id = $1 and order_id = $2 order by position
+    select customer_id, order_id, variant_id, title, quantity, unit_price_minor
+    from order_lines
+    join unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id) using (customer_id, order_id)
+    order by position
 """
 
-UPDATE_STATE = """
-    update orders set state = $3, updated_at = now() where customer_id = $1 and order_id = $2
+UPDATE_STATES = """
+    update orders o set state = $3, updated_at = now()
+    from unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id)
+    where o.customer_id = k.customer_id and o.order_id = k.order_id
 """
 
 MOVE_HOLDS = """
-    update stock_holds set state = $4,
+    update stock_holds h set state = $4,
         resolved_at = case when $4 in ('sold', 'expired') then now() end
-    where customer_id = $1 and order_id = $2 and state = $3
-    returning variant_id, quantity
+    from unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id)
+    where h.customer_id = k.customer_id and h.order_id = k.order_id and h.state = $3
+    returning h.customer_id, h.order_id, h.variant_id, h.quantity
 """
 
 # An order whose payment is under way has holds that are paying, so it is not found here.
@@ -121,49 +160,77 @@ async def select_articles(reader: Reader, variant_ids: Sequence[UUID]) -> dict[U
     return {row["variant_id"]: Article(*row) for row in rows}
 
 
-async def insert_order(
-    tx: Transaction,
-    key: OrderKey,
-    lines: Sequence[OrderLine],
-    *,
-    currency: str,
-    hold_for: timedelta,
-) -> Order:
-    """An order with its lines and holds; the stock itself is moved by hold_stock."""
-    total_minor = sum(line.quantity * line.unit_price_minor for line in lines)
-    row = await tx.fetchrow(INSERT_ORDER, *key, currency, total_minor, hold_for)
-    assert row is not None  # noqa: S101 - insert … returning without on conflict gives a row
-    order = Order(*row)
-    variant_ids, titles, quantities, prices = (list(column) for column in zip(*lines, strict=True))
-    await tx.execute(INSERT_LINES, *key, variant_ids, titles, quantities, prices)
-    await tx.execute(INSERT_HOLDS, *key, variant_ids, quantities, order.hold_expires_at)
-    return order
+async def insert_orders(
+    tx: Transaction, new: Sequence[NewOrder], *, hold_for: timedelta
+) -> list[Order]:
+    """Orders with their lines and holds; the stock itself is moved by hold_stock."""
+    rows = await tx.fetch(
+        INSERT_ORDERS,
+        [order.customer_id for order in new],
+        [order.currency for order in new],
+        [order.total_minor for order in new],
+        hold_for,
+        *_line_columns(new),
+    )
+    return [Order(*row) for row in rows]
+
+
+def _line_columns(new: Sequence[NewOrder]) -> list[list[object]]:
+    """Place of the order, position in it, variant, title, quantity and price of every line."""
+    rows = [
+        (place, position, *line)
+        for place, order in enumerate(new, start=1)
+        for position, line in enumerate(order.lines, start=1)
+    ]
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 async def select_order(reader: Reader, key: OrderKey) -> Order | None:
-    row = await reader.fetchrow(SELECT_ORDER, *key)
-    return Order(*row) if row is not None else None
+    rows = await reader.find(SELECT_ORDER, *key)
+    return Order(*rows[0]) if rows else None
 
 
-async def lock_order(tx: Transaction, key: OrderKey) -> Order | None:
-    """The order, kept from changing until the transaction ends: take it before any payment."""
-    row = await tx.fetchrow(LOCK_ORDER, *key)
-    return Order(*row) if row is not None else None
+async def lock_orders(tx: Transaction, keys: Sequence[OrderKey]) -> dict[OrderKey, Order]:
+    """The orders that exist, kept from changing until the transaction ends: before any payment.
+
+    Raises Locked with the places of those that somebody else is working on.
+    """
+    unique = list(dict.fromkeys(keys))
+    rows = await tx.fetch(LOCK_FREE_ORDERS, *_columns(unique))
+    found = {OrderKey(*row[:2]): Order(*row) for row in rows}
+    missing = [key for key in unique if key not in found]
+    if missing:
+        existing = await tx.fetch(SELECT_EXISTING, *_columns(missing))
+        locked = {OrderKey(*row) for row in existing}
+        if locked:
+            raise Locked(place for place, key in enumerate(keys) if key in locked)
+    return found
 
 
 async def select_lines(reader: Reader, key: OrderKey) -> list[OrderLine]:
-    return [OrderLine(*row) for row in await reader.fetch(SELECT_LINES, *key)]
+    return [OrderLine(*row[2:]) for row in await reader.find(SELECT_LINES, *key)]
 
 
-async def update_state(tx: Transaction, key: OrderKey, state: str) -> None:
-    await tx.execute(UPDATE_STATE, *key, state)
+async def update_states(tx: Transaction, keys: Sequence[OrderKey], state: str) -> None:
+    if keys:
+        await tx.execute(UPDATE_STATES, *_columns(keys), state)
 
 
-async def move_holds(tx: Transaction, key: OrderKey, *, was: str, becomes: str) -> list[Quantity]:
-    """Move the holds of an order from one state to another; returns what was moved."""
-    return [Quantity(*row) for row in await tx.fetch(MOVE_HOLDS, *key, was, becomes)]
+async def move_holds(
+    tx: Transaction, keys: Sequence[OrderKey], *, was: str, becomes: str
+) -> dict[OrderKey, list[Quantity]]:
+    """Move the holds of orders from one state to another; returns what was moved of each."""
+    moved: dict[OrderKey, list[Quantity]] = {}
+    if keys:
+        for row in await tx.fetch(MOVE_HOLDS, *_columns(keys), was, becomes):
+            moved.setdefault(OrderKey(*row[:2]), []).append(Quantity(*row[2:]))
+    return moved
 
 
 async def lock_expired_orders(tx: Transaction, limit: int) -> list[OrderKey]:
     """Orders whose holds are over, oldest first, that no other worker has."""
     return [OrderKey(*row) for row in await tx.fetch(LOCK_EXPIRED, limit)]
+
+
+def _columns(keys: Sequence[OrderKey]) -> tuple[list[UUID], list[UUID]]:
+    return [key.customer_id for key in keys], [key.order_id for key in keys]

@@ -35,13 +35,23 @@ class Lag(NamedTuple):
     oldest_s: float
 
 
+class Event(NamedTuple):
+    """Something that has happened to aggregate_id."""
+
+    name: str
+    aggregate_id: str
+    payload: dict[str, Any]
+
+
 INSERT_TAGS = """
     insert into outbox (kind, name, aggregate_id)
     select 'tag', tag, tag from unnest($1::text[]) as tag
 """
 
-INSERT_EVENT = """
-    insert into outbox (kind, name, aggregate_id, payload) values ('event', $1, $2, $3)
+INSERT_EVENTS = """
+    insert into outbox (kind, name, aggregate_id, payload)
+    select 'event', name, aggregate_id, payload::jsonb
+    from unnest($1::text[], $2::text[], $3::text[]) as e (name, aggregate_id, payload)
 """
 
 # Two relays must not overtake each other with the events of one aggregate: an event is claimed only
@@ -105,10 +115,12 @@ async def insert_tags(tx: Transaction, tags: Sequence[str]) -> None:
         await tx.execute(INSERT_TAGS, list(tags))
 
 
-async def insert_event(
-    tx: Transaction, name: str, aggregate_id: str, payload: dict[str, Any]
-) -> None:
-    await tx.execute(INSERT_EVENT, name, aggregate_id, orjson.dumps(payload).decode())
+async def insert_events(tx: Transaction, events: Sequence[Event]) -> None:
+    """Tell what has happened, once the transaction has committed; order is kept."""
+    if events:
+        payloads = [orjson.dumps(event.payload).decode() for event in events]
+        names = [event.name for event in events]
+        await tx.execute(INSERT_EVENTS, names, [event.aggregate_id for event in events], payloads)
 
 
 async def claim_unpublished(tx: Transaction, limit: int) -> list[OutboxRow]:

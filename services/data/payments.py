@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID
 
-import asyncpg
-
+from services.data.orders import Order, OrderKey
 from services.data.sources import Reader, Transaction
-from services.problems import OrderNotPayable
 
 State = Literal["INIT", "PENDING", "SUCCESS", "FAILED", "ERRORED", "UNKNOWN"]
 
@@ -31,6 +30,19 @@ class Payment(NamedTuple):
     created_at: datetime
     updated_at: datetime
 
+    @property
+    def order_key(self) -> OrderKey:
+        return OrderKey(self.customer_id, self.order_id)
+
+
+class Verdict(NamedTuple):
+    """What the provider's word makes of a payment."""
+
+    state: State
+    charge_id: str | None
+    decline_code: str | None
+    detail: str
+
 
 class Due(NamedTuple):
     """A payment to ask about; its age by the database's clock, which is the one that counts."""
@@ -39,39 +51,59 @@ class Due(NamedTuple):
     age: timedelta
 
 
-INSERT_PAYMENT = """
+# The index decides which orders may have another payment; of two in one statement the first wins.
+INSERT_PAYMENTS = """
     insert into payments (customer_id, payment_id, order_id, state, amount_minor, currency,
         payment_method, next_check_at)
-    values ($1, $2, $3, 'INIT', $4, $5, $6, now() + $7::interval)
+    select customer_id, uuidv7(), order_id, 'INIT', amount_minor, currency, payment_method,
+        now() + $6::interval
+    from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[])
+        as n (customer_id, order_id, amount_minor, currency, payment_method)
+    on conflict (customer_id, order_id) where state in ('INIT', 'PENDING', 'UNKNOWN', 'SUCCESS')
+        do nothing
     returning customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
         charge_id, decline_code, detail, check_count, created_at, updated_at
 """
 
-SELECT_PAYMENT = """
+SELECT_PAYMENTS = """
     select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
         charge_id, decline_code, detail, check_count, created_at, updated_at
-    from payments where customer_id = $1 and payment_id = $2
+    from payments
+    join unnest($1::uuid[], $2::uuid[]) as k (customer_id, payment_id)
+        using (customer_id, payment_id)
 """
 
-LOCK_PAYMENT = """
-    select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
-        charge_id, decline_code, detail, check_count, created_at, updated_at
-    from payments where customer_id = $1 and payment_id = $2 for update
+LOCK_PAYMENTS = """
+    select p.* from unnest($1::uuid[], $2::uuid[]) as k (customer_id, payment_id)
+    cross join lateral (
+        select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
+            charge_id, decline_code, detail, check_count, created_at, updated_at
+        from payments
+        where payments.customer_id = k.customer_id and payments.payment_id = k.payment_id
+        for update
+    ) p
 """
 
 SELECT_PAYMENTS_OF_ORDER = """
-    select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
+    select customer_id, order_id,
+        customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
         charge_id, decline_code, detail, check_count, created_at, updated_at
-    from payments where customer_id = $1 and order_id = $2 order by created_at, payment_id
+    from payments
+    join unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id) using (customer_id, order_id)
+    order by created_at, payment_id
 """
 
-UPDATE_PAYMENT = """
-    update payments set state = $3, charge_id = coalesce($4, charge_id), decline_code = $5,
-        detail = $6, updated_at = now(),
-        next_check_at = case when state = 'INIT' then now() + $7::interval else next_check_at end
-    where customer_id = $1 and payment_id = $2
-    returning customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
-        charge_id, decline_code, detail, check_count, created_at, updated_at
+UPDATE_PAYMENTS = """
+    update payments p set state = n.state, charge_id = coalesce(n.charge_id, p.charge_id),
+        decline_code = n.decline_code, detail = n.detail, updated_at = now(),
+        next_check_at = case
+            when p.state = 'INIT' then now() + $7::interval else p.next_check_at end
+    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])
+        as n (customer_id, payment_id, state, charge_id, decline_code, detail)
+    where p.customer_id = n.customer_id and p.payment_id = n.payment_id
+    returning p.customer_id, p.payment_id, p.order_id, p.state, p.amount_minor, p.currency,
+        p.payment_method, p.charge_id, p.decline_code, p.detail, p.check_count, p.created_at,
+        p.updated_at
 """
 
 # Pushing next_check_at is the lease: another reconcile leaves these alone until then.
@@ -90,76 +122,63 @@ CLAIM_DUE = """
 """
 
 
-async def insert_payment(
-    tx: Transaction,
-    *,
-    customer_id: UUID,
-    payment_id: UUID,
-    order_id: UUID,
-    amount_minor: int,
-    currency: str,
-    payment_method: str,
-    first_check: timedelta,
-) -> Payment:
-    """A payment in INIT. Raises OrderNotPayable when the order has one that is neither
-    failed nor errored."""
-    try:
-        row = await tx.fetchrow(
-            INSERT_PAYMENT,
-            customer_id,
-            payment_id,
-            order_id,
-            amount_minor,
-            currency,
-            payment_method,
-            first_check,
-        )
-    except asyncpg.UniqueViolationError as error:
-        if error.constraint_name == "payments_one_live_per_order":
-            raise OrderNotPayable("A payment of this order is under way.") from error
-        raise
-    return _payment(row)
+async def insert_payments(
+    tx: Transaction, new: Sequence[tuple[Order, str]], *, first_check: timedelta
+) -> dict[OrderKey, Payment]:
+    """Payments in INIT of orders by payment methods, one for each order that may have one.
+
+    Those that have one which is neither failed nor errored get none; of two of an order in `new`
+    the first counts.
+    """
+    if not new:
+        return {}
+    columns = [
+        (order.customer_id, order.order_id, order.total_minor, order.currency, payment_method)
+        for order, payment_method in new
+    ]
+    rows = await tx.fetch(INSERT_PAYMENTS, *map(list, zip(*columns, strict=True)), first_check)
+    return {payment.order_key: payment for payment in (Payment(*row) for row in rows)}
 
 
 async def select_payment(reader: Reader, customer_id: UUID, payment_id: UUID) -> Payment | None:
-    row = await reader.fetchrow(SELECT_PAYMENT, customer_id, payment_id)
-    return Payment(*row) if row is not None else None
+    rows = await reader.find(SELECT_PAYMENTS, customer_id, payment_id)
+    return Payment(*rows[0]) if rows else None
 
 
-async def lock_payment(tx: Transaction, customer_id: UUID, payment_id: UUID) -> Payment:
-    """The payment, kept from changing; its order is locked first, by everybody."""
-    return _payment(await tx.fetchrow(LOCK_PAYMENT, customer_id, payment_id))
+async def select_payments(reader: Reader, keys: Sequence[tuple[UUID, UUID]]) -> dict[UUID, Payment]:
+    """The payments of these (customer_id, payment_id), by payment_id."""
+    if not keys:
+        return {}
+    rows = await reader.fetch(SELECT_PAYMENTS, *map(list, zip(*keys, strict=True)))
+    return {row["payment_id"]: Payment(*row) for row in rows}
+
+
+async def lock_payments(tx: Transaction, payments: Sequence[Payment]) -> dict[UUID, Payment]:
+    """The payments as they are now, by id, kept from changing; their orders are locked first."""
+    keys = [(payment.customer_id, payment.payment_id) for payment in payments]
+    rows = await tx.fetch(LOCK_PAYMENTS, *map(list, zip(*keys, strict=True)))
+    return {row["payment_id"]: Payment(*row) for row in rows}
 
 
 async def select_payments_of_order(
     reader: Reader, customer_id: UUID, order_id: UUID
 ) -> list[Payment]:
-    rows = await reader.fetch(SELECT_PAYMENTS_OF_ORDER, customer_id, order_id)
-    return [Payment(*row) for row in rows]
+    rows = await reader.find(SELECT_PAYMENTS_OF_ORDER, customer_id, order_id)
+    return [Payment(*row[2:]) for row in rows]
 
 
-async def update_payment(
-    tx: Transaction,
-    payment: Payment,
-    state: State,
-    *,
-    charge_id: str | None,
-    decline_code: str | None,
-    detail: str,
-    first_wait: timedelta,
-) -> Payment:
-    """Book a state. first_wait: when to ask the provider, if its first answer settles nothing."""
-    row = await tx.fetchrow(
-        UPDATE_PAYMENT,
-        payment.customer_id,
-        payment.payment_id,
-        state,
-        charge_id,
-        decline_code,
-        detail,
-        first_wait,
-    )
-    return _payment(row)
+async def update_payments(
+    tx: Transaction, verdicts: Sequence[tuple[Payment, Verdict]], *, first_wait: timedelta
+) -> dict[UUID, Payment]:
+    """Book verdicts; returns the payments by id, as they are now.
+
+    first_wait: when to ask the provider, if its first answer settles nothing.
+    """
+    if not verdicts:
+        return {}
+    columns = [(payment.customer_id, payment.payment_id, *verdict) for payment, verdict in verdicts]
+    rows = await tx.fetch(UPDATE_PAYMENTS, *map(list, zip(*columns, strict=True)), first_wait)
+    return {row["payment_id"]: Payment(*row) for row in rows}
 
 
 async def claim_due_payments(
@@ -168,9 +187,3 @@ async def claim_due_payments(
     """Unsettled payments whose check is due, leased to the caller until their next check."""
     rows = await tx.fetch(CLAIM_DUE, limit, first_wait, longest_wait)
     return [Due(Payment(*row[:-1]), row[-1]) for row in rows]
-
-
-def _payment(row: asyncpg.Record | None) -> Payment:
-    if row is None:
-        raise LookupError("no such payment")  # callers hold its id from the database
-    return Payment(*row)

@@ -69,39 +69,43 @@ class Category(NamedTuple):
     product_count: int
 
 
+# Statements for pages have the slugs that are asked for as their first column (see ByKey).
 SELECT_PRODUCT = """
-    select p.product_id, p.slug, p.title, p.description_html, p.vendor, p.category_slug,
-        c.title as category_title, p.tags, p.option_names,
+    select p.slug as asked, p.product_id, p.slug, p.title, p.description_html, p.vendor,
+        p.category_slug, c.title as category_title, p.tags, p.option_names,
         array(select i.url from product_images i
             where i.product_id = p.product_id order by i.position) as image_urls,
         array(select i.alt from product_images i
             where i.product_id = p.product_id order by i.position) as image_alts
     from products p left join categories c using (category_slug)
-    where p.slug = $1 and p.published
+    where p.slug = any($1::text[]) and p.published
 """
 
 SELECT_OFFERS = """
-    select v.variant_id, v.title, v.sku, v.option_values, v.currency, v.price_minor,
+    select p.slug, v.variant_id, v.title, v.sku, v.option_values, v.currency, v.price_minor,
         v.compare_at_minor, v.image_url
     from products p join variants v using (product_id)
-    where p.slug = $1 and p.published and v.retired_at is null
+    where p.slug = any($1::text[]) and p.published and v.retired_at is null
     order by v.position, v.variant_id
 """
 
 SELECT_RATING = """
-    select r.rating_count, r.rating_sum
-    from products p join product_ratings r using (product_id) where p.slug = $1
+    select p.slug, r.rating_count, r.rating_sum
+    from products p join product_ratings r using (product_id) where p.slug = any($1::text[])
 """
 
 SELECT_RELATED = """
-    select p.product_id, p.slug, p.title, p.vendor, p.category_slug, p.currency,
-        p.price_from_minor,
-        (select i.url from product_images i
-            where i.product_id = p.product_id order by i.position limit 1) as image_url
-    from products o join related_products r on r.product_id = o.product_id
-        join products p on p.product_id = r.related_product_id
-    where o.slug = $1 and p.published
-    order by r.position limit 12
+    select asked.slug, near.* from unnest($1::text[]) as asked (slug)
+    cross join lateral (
+        select p.product_id, p.slug, p.title, p.vendor, p.category_slug, p.currency,
+            p.price_from_minor,
+            (select i.url from product_images i
+                where i.product_id = p.product_id order by i.position limit 1) as image_url
+        from products o join related_products r on r.product_id = o.product_id
+            join products p on p.product_id = r.related_product_id
+        where o.slug = asked.slug and p.published
+        order by r.position limit 12
+    ) near
 """
 
 SELECT_CATEGORIES = """
@@ -114,26 +118,27 @@ CATEGORY_EXISTS = "select exists (select from categories where category_slug = $
 
 
 async def select_product(reader: Reader, slug: str) -> Product | None:
-    row = await reader.fetchrow(SELECT_PRODUCT, slug)
-    if row is None:
+    rows = await reader.find(SELECT_PRODUCT, slug)
+    if not rows:
         return None
-    fields = dict(row)
+    fields = dict(rows[0])
+    del fields["asked"]
     images = zip(fields.pop("image_urls"), fields.pop("image_alts"), strict=True)
     return Product(**fields, images=[Image(url, alt) for url, alt in images])
 
 
 async def select_offers(reader: Reader, slug: str) -> list[Offer]:
     """The variants on sale, in their order on the page."""
-    return [Offer(*row) for row in await reader.fetch(SELECT_OFFERS, slug)]
+    return [Offer(*row[1:]) for row in await reader.find(SELECT_OFFERS, slug)]
 
 
 async def select_rating(reader: Reader, slug: str) -> Rating | None:
-    row = await reader.fetchrow(SELECT_RATING, slug)
-    return Rating(*row) if row is not None else None
+    rows = await reader.find(SELECT_RATING, slug)
+    return Rating(*rows[0][1:]) if rows else None
 
 
 async def select_related(reader: Reader, slug: str) -> list[ListItem]:
-    return [ListItem(*row) for row in await reader.fetch(SELECT_RELATED, slug)]
+    return [ListItem(*row[1:]) for row in await reader.find(SELECT_RELATED, slug)]
 
 
 async def select_categories(reader: Reader) -> list[Category]:

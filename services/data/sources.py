@@ -6,10 +6,11 @@ Writing needs a Transaction, and only a Primary makes one: a write on a standby 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
+from services.data.by_key import ByKey, find_all
 from services.data.link import Link, Record
 from services.data.pool import Pool
 from services.data.standing import Standing
@@ -28,6 +29,10 @@ class Reader(Protocol):
 
     async def fetchval(self, sql: str, *args: object) -> Any: ...
 
+    async def find(self, sql: str, *key: Hashable) -> list[Record]:
+        """The rows of one key, by a statement for many keys (see ByKey)."""
+        ...
+
 
 class Source:
     """A server to read from. position: the last WAL position known to be visible there."""
@@ -36,6 +41,7 @@ class Source:
         self.pool = pool
         self.name = pool.name
         self.position = 0
+        self.by_key = ByKey(self.fetch)
 
     async def fetch(self, sql: str, *args: object) -> list[Record]:
         async with self.pool.link() as link:
@@ -48,6 +54,10 @@ class Source:
     async def fetchval(self, sql: str, *args: object) -> Any:
         async with self.pool.link() as link:
             return await (await link.statement(sql)).fetchval(*args)
+
+    async def find(self, sql: str, *key: Hashable) -> list[Record]:
+        """The rows of one key, together with all that others ask for by the same statement."""
+        return await self.by_key.find(sql, *key)
 
 
 class Replica(Source):
@@ -81,6 +91,10 @@ class Transaction:
 
     async def fetchval(self, sql: str, *args: object) -> Any:
         return await (await self._link.statement(sql)).fetchval(*args)
+
+    async def find(self, sql: str, *key: Hashable) -> list[Record]:
+        (found,) = await find_all(self.fetch, sql, [key])
+        return found
 
     async def execute(self, sql: str, *args: object) -> None:
         await (await self._link.statement(sql)).fetch(*args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Hashable
 from typing import Any
 
 import httpx
@@ -62,6 +63,9 @@ class Faulty:
 
     async def fetchval(self, sql: str, *args: object) -> Any:
         return None if await self._strike(sql) else await self._reader.fetchval(sql, *args)
+
+    async def find(self, sql: str, *key: Hashable) -> list[Record]:
+        return [] if await self._strike(sql) else await self._reader.find(sql, *key)
 
 
 @pytest_asyncio.fixture(scope="module")

@@ -152,7 +152,7 @@ async def test_an_order_whose_payment_began_after_it_was_found_is_left_alone(
     await claim(lab_shop, key, "tok_approve", uuid4().hex, b"")
 
     async def found_before_the_claim(tx: Transaction, _: int) -> list[OrderKey]:
-        await orders.lock_order(tx, key)
+        await orders.lock_orders(tx, [key])
         return [key]
 
     monkeypatch.setattr(orders, "lock_expired_orders", found_before_the_claim)

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from infra.local.addresses import get
+from services.business.claims import CLAIM_PAYMENTS
 from services.business.metrics import BUSINESS, WORKER, report_of, report_of_worker
 from services.business.shop import Shop, open_shop
 from services.data.counts import Counts
@@ -57,6 +58,12 @@ def move(shop: Shop) -> None:
         for name in names:
             setattr(counted, name, getattr(counted, name) + 1)
     counts.outbox_lag = Lag(3, 1.5)
+    batches = shop.batcher(CLAIM_PAYMENTS).counts
+    batches.sizes.add(3)
+    batches.waits.add(0.003)
+    batches.again += 1
+    batches.left_out += 1
+    batches.taken_apart += 1
     shop.watchdog.lag.add(0.003)
     shop.watchdog.blocked_total += 1
 

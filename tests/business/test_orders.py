@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from services.business.orders import TOTAL_MAX_MINOR
+from services.business.placing import TOTAL_MAX_MINOR
 from tests.shopping import Books, Customer, statuses
 
 BUYERS = 60

@@ -50,11 +50,23 @@ EXPECTED = {
     "orders.SELECT_ORDER": {"orders_pkey"},
     "orders.SELECT_LINES": {"order_lines_pkey"},
     "customers.SELECT_IDENTITY": {"customer_tokens_pkey", "customers_pkey"},
-    "payments.SELECT_PAYMENT": {"payments_id_key"},
-    "idempotency.SELECT_KEY": {"idempotency_keys_pkey"},
+    "orders.LOCK_FREE_ORDERS": {"orders_pkey"},
+    "orders.MOVE_HOLDS": {"stock_holds_pkey"},
+    "payments.SELECT_PAYMENTS": {"payments_id_key"},
+    "payments.LOCK_PAYMENTS": {"payments_id_key"},
+    "payments.UPDATE_PAYMENTS": {"payments_id_key"},
+    "idempotency.SELECT_KEYS": {"idempotency_keys_pkey"},
+    "idempotency.ANSWER_KEYS": {"idempotency_keys_pkey"},
     "outbox.CLAIM_UNPUBLISHED": {"outbox_unpublished_idx", "outbox_pkey"},
     "outbox.TAGS_ARE_LATE": {"outbox_unpublished_idx"},
     "outbox.SELECT_LAG": {"outbox_unpublished_idx"},
+}
+# Both begin with the key of the order, and the planner takes the one or the other.
+AS_GOOD = {
+    "orders.SELECT_LINES": {"order_lines_variant_key"},
+    "payments.SELECT_PAYMENTS": {"payments_pkey"},
+    "payments.LOCK_PAYMENTS": {"payments_pkey"},
+    "payments.UPDATE_PAYMENTS": {"payments_pkey"},
 }
 MEDIAN = """
     select md5('')::uuid as product_id, percentile_disc(0.5) within group (order by popularity)
@@ -148,7 +160,8 @@ async def test_what_the_hot_path_reads_is_found_by_its_index(
     name: str, grown: asyncpg.Connection[asyncpg.Record]
 ) -> None:
     (found,) = json.loads(await explained(grown, dict(statements())[name]))
-    assert Plan(found["Plan"]).indexes - {"categories_pkey"} == EXPECTED[name]  # of 50 rows
+    indexes = Plan(found["Plan"]).indexes - {"categories_pkey"}  # of 50 rows
+    assert indexes in (EXPECTED[name], AS_GOOD.get(name))
 
 
 @pytest.mark.parametrize("sort", [sort for sort in get_args(Sort) if sort != "relevance"])

@@ -1,0 +1,253 @@
+"""Placing: orders of all who order at the moment, in one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from services.business.answers import render
+from services.business.documents import order_document
+from services.business.operations import Operation
+from services.business.schemas import OrderLineRequest, OrderRequest
+from services.business.shop import Shop
+from services.data import customers, idempotency, orders
+from services.data.batch import Locked
+from services.data.idempotency import Key, KeyRow, NewKey
+from services.data.orders import Order, OrderLine
+from services.data.outbox import Event, insert_events
+from services.data.sources import Transaction
+from services.data.stock import Quantity, Shortage, hold_stock
+from services.problems import (
+    CurrencyMismatch,
+    FieldError,
+    IdempotencyKeyReused,
+    IdempotencyKeyRunning,
+    OutOfStock,
+    Problem,
+    TotalTooLarge,
+    UnknownVariant,
+)
+
+# An order is placed in one transaction, so its key is never seen running; the lease is a formality.
+ORDER_LEASE: Final = timedelta(seconds=10)
+LINE_BYTES: Final = 300  # a line with its title, and its hold
+# The provider charges no more at once; it is ten billion dollars.
+TOTAL_MAX_MINOR: Final = 10**12
+
+
+class NewOrder(NamedTuple):
+    """An order as it was asked for. token: of the guest to be made, where there is no customer."""
+
+    customer_id: UUID | None
+    token: str | None
+    wanted: OrderRequest
+    key: str
+    fingerprint: bytes
+
+
+class Placed(NamedTuple):
+    """An order's answer. token: of a guest that was made for it."""
+
+    order_id: UUID
+    body: bytes
+    token: str | None
+    replayed: bool
+
+
+@dataclass
+class Draft:
+    """An order on its way. outcome: once it is decided that there will be no new order."""
+
+    row: NewOrder
+    outcome: Placed | Problem | None = None
+    currency: str = ""
+    lines: list[OrderLine] = field(default_factory=list)
+    order: Order | None = None
+    answer: bytes = b""
+
+    @property
+    def key(self) -> Key | None:
+        """What the client sent; None of a guest who is not made yet."""
+        row = self.row
+        if row.customer_id is None:
+            return None
+        return Key(row.customer_id, "place_order", row.key, row.fingerprint)
+
+    def placed(self) -> Placed:
+        assert self.order is not None  # noqa: S101 - a draft without an outcome was inserted
+        answer, token = self.answer, self.row.token
+        if token is not None:
+            answer = render(order_document(self.order, self.lines, [], customer_token=token))
+        return Placed(self.order.order_id, answer, token, replayed=False)
+
+
+async def place_orders(
+    shop: Shop, rows: Sequence[NewOrder], patient: bool
+) -> list[Placed | Exception]:
+    """One transaction for all rows: keys, prices, stock, orders, events; whoever came first wins.
+
+    All that can be refused is decided before anything is written.
+    """
+    drafts = [Draft(row) for row in rows]
+    async with shop.database.primary.transaction() as tx:
+        await _find_earlier(tx, drafts)
+        await _price_lines(tx, drafts)
+        await _hold_stock(tx, drafts, patient=patient)
+        await _insert(tx, drafts, hold_for=timedelta(minutes=shop.settings.hold_minutes))
+    if any(draft.order is not None for draft in drafts):
+        shop.changed()
+    return [draft.outcome or draft.placed() for draft in drafts]
+
+
+PLACE_ORDERS: Final = Operation(
+    "place_orders",
+    place_orders,
+    key_of=lambda row: row.customer_id and (row.customer_id, row.key),
+    repeated=lambda placed: placed._replace(replayed=True),
+    size_of=lambda row: LINE_BYTES * len(row.wanted.lines),
+)
+
+
+def _undecided(drafts: Sequence[Draft]) -> list[Draft]:
+    return [draft for draft in drafts if draft.outcome is None]
+
+
+async def _find_earlier(tx: Transaction, drafts: Sequence[Draft]) -> None:
+    """Answer what was asked for before by the answer of then."""
+    keys = [draft.key for draft in drafts if draft.key is not None]
+    found = await idempotency.select_keys(tx, keys)
+    for draft in drafts:
+        earlier = found.get(draft.key) if draft.key is not None else None
+        if earlier is not None:
+            draft.outcome = _replay(earlier, draft.row.fingerprint)
+
+
+def _replay(row: KeyRow, body_hash: bytes) -> Placed | Problem:
+    if row.fingerprint != body_hash:
+        return IdempotencyKeyReused("The key was used with another body.")
+    if row.response_body is None:
+        return IdempotencyKeyRunning(retry_after_s=1)
+    return Placed(row.subject_id, row.response_body, None, replayed=True)
+
+
+async def _price_lines(tx: Transaction, drafts: Sequence[Draft]) -> None:
+    """Titles and prices of now, one currency an order, and no total that can not be paid."""
+    undecided = _undecided(drafts)
+    wanted = {line.variant_id for draft in undecided for line in draft.row.wanted.lines}
+    articles = await orders.select_articles(tx, list(wanted)) if wanted else {}
+    for draft in undecided:
+        try:
+            draft.lines, draft.currency = _priced(draft.row.wanted, articles)
+            _check_total(draft.lines)
+        except Problem as refused:
+            draft.outcome = refused
+
+
+def _priced(
+    wanted: OrderRequest, articles: Mapping[UUID, orders.Article]
+) -> tuple[list[OrderLine], str]:
+    """The lines with titles and prices, and the one currency they share."""
+    unknown = [
+        _line_error(number, "variant_id", "is not for sale")
+        for number, line in enumerate(wanted.lines)
+        if line.variant_id not in articles
+    ]
+    if unknown:
+        raise UnknownVariant(errors=unknown)
+    currencies = {articles[line.variant_id].currency for line in wanted.lines}
+    if len(currencies) > 1:
+        raise CurrencyMismatch("The lines are sold in several currencies: order them apart.")
+    currency = currencies.pop()
+    if wanted.currency not in (None, currency):
+        error: FieldError = {"field": "/currency", "detail": f"the goods are sold in {currency}"}
+        raise CurrencyMismatch(errors=[error])
+    return [_order_line(line, articles[line.variant_id]) for line in wanted.lines], currency
+
+
+def _check_total(lines: list[OrderLine]) -> None:
+    """Refuse an order of more than TOTAL_MAX_MINOR; without the lines named it would be taken."""
+    total_minor, errors = 0, list[FieldError]()
+    for number, line in enumerate(lines):
+        amount_minor = line.quantity * line.unit_price_minor
+        if total_minor + amount_minor <= TOTAL_MAX_MINOR:
+            total_minor += amount_minor
+        else:
+            detail = f"takes the total above {TOTAL_MAX_MINOR} minor units"
+            errors.append(_line_error(number, "quantity", detail))
+    if errors:
+        raise TotalTooLarge(errors=errors)
+
+
+async def _hold_stock(tx: Transaction, drafts: Sequence[Draft], *, patient: bool) -> None:
+    """Hold each basket whole, in order of arrival, or refuse it."""
+    undecided = _undecided(drafts)
+    baskets = [
+        [Quantity(line.variant_id, line.quantity) for line in draft.lines] for draft in undecided
+    ]
+    with Locked.among(undecided, drafts):
+        shortages = await hold_stock(tx, baskets, patient=patient) if baskets else []
+    for draft, short in zip(undecided, shortages, strict=True):
+        if short:
+            draft.outcome = _out_of_stock(draft.row.wanted, short)
+
+
+def _out_of_stock(wanted: OrderRequest, shortages: Sequence[Shortage]) -> OutOfStock:
+    numbers = {line.variant_id: number for number, line in enumerate(wanted.lines)}
+    errors = [
+        _line_error(numbers[short.variant_id], "quantity", f"only {short.available} available")
+        for short in shortages
+    ]
+    return OutOfStock(errors=errors)
+
+
+async def _insert(tx: Transaction, drafts: Sequence[Draft], *, hold_for: timedelta) -> None:
+    """Write what is left to be placed: guests, orders with lines and holds, events, keys."""
+    undecided = _undecided(drafts)
+    if not undecided:
+        return
+    owners = await _owners(tx, undecided)
+    placed = await orders.insert_orders(
+        tx,
+        [
+            orders.NewOrder(owner, draft.currency, draft.lines)
+            for owner, draft in zip(owners, undecided, strict=True)
+        ],
+        hold_for=hold_for,
+    )
+    keys = []
+    for draft, order in zip(undecided, placed, strict=True):
+        draft.order, draft.answer = order, render(order_document(order, draft.lines, []))
+        key = Key(order.customer_id, "place_order", draft.row.key, draft.row.fingerprint)
+        keys.append(NewKey(key, order.order_id, (201, draft.answer)))
+    await insert_events(
+        tx,
+        [
+            Event("order_placed", str(order.order_id), {"total_minor": order.total_minor})
+            for order in placed
+        ],
+    )
+    with Locked.among(undecided, drafts):
+        await idempotency.insert_keys(tx, keys, ORDER_LEASE)
+
+
+async def _owners(tx: Transaction, drafts: Sequence[Draft]) -> list[UUID]:
+    """Whose the orders are; who is nobody yet is made a guest."""
+    hashes = [_token_hash(draft.row.token) for draft in drafts if draft.row.token is not None]
+    guests = await customers.insert_guests(tx, hashes)
+    return [draft.row.customer_id or guests[_token_hash(draft.row.token or "")] for draft in drafts]
+
+
+def _token_hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _order_line(line: OrderLineRequest, article: orders.Article) -> OrderLine:
+    return OrderLine(line.variant_id, article.title, line.quantity, article.price_minor)
+
+
+def _line_error(number: int, field: str, detail: str) -> FieldError:
+    return {"field": f"/lines/{number}/{field}", "detail": detail}

@@ -1,0 +1,148 @@
+"""Settlements: the last step of paying, for all payments the provider has spoken about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final, NamedTuple
+
+from services.business.operations import Operation
+from services.business.provider import (
+    Approved,
+    ChargeOutcome,
+    Declined,
+    NotSent,
+    Pending,
+    Unknown,
+)
+from services.business.shop import Shop
+from services.data import idempotency, ledger, orders, payments
+from services.data.batch import Locked
+from services.data.ledger import PROVIDER_CLEARING, SALES, Transfer
+from services.data.outbox import Event, insert_events
+from services.data.payments import Payment, State, Verdict
+from services.data.sources import Transaction
+from services.data.stock import sell_stock
+from services.telemetry import logger
+
+log = logger(__name__)
+
+FINAL: Final[frozenset[State]] = frozenset(("SUCCESS", "FAILED", "ERRORED"))
+LOST: Final = FINAL - {"SUCCESS"}  # the order may be paid otherwise
+FIRST_CHECK: Final = timedelta(seconds=2)  # a provider that was slow has decided by then
+
+
+class Word(NamedTuple):
+    """What the provider said of a payment."""
+
+    payment: Payment
+    outcome: ChargeOutcome
+
+
+async def settle_payments(shop: Shop, words: Sequence[Word], patient: bool) -> list[Payment]:
+    """Book the provider's words in one transaction: payments, orders, stock, ledger, keys, events.
+
+    A payment that is final stays as it is. Returns the payments as they stand then, in order.
+    """
+    async with shop.database.primary.transaction() as tx:
+        await orders.lock_orders(tx, [word.payment.order_key for word in words])
+        current = await payments.lock_payments(tx, [word.payment for word in words])
+        verdicts = [(current[word.payment.payment_id], _verdict(word.outcome)) for word in words]
+        moves = [(payment, verdict) for payment, verdict in verdicts if _moves(payment, verdict)]
+        settled = await payments.update_payments(tx, moves, first_wait=FIRST_CHECK)
+        paid = [payment for payment in settled.values() if payment.state == "SUCCESS"]
+        lost = [payment for payment in settled.values() if payment.state in LOST]
+        await _sell(tx, paid, words, patient=patient)
+        await ledger.insert_transfers(tx, [_sale(payment) for payment in paid])
+        await orders.move_holds(
+            tx, [payment.order_key for payment in lost], was="paying", becomes="held"
+        )
+        await _tell(tx, list(settled.values()))
+    if settled:
+        shop.changed()
+    now = current | settled
+    return [now[word.payment.payment_id] for word in words]
+
+
+SETTLE_PAYMENTS: Final = Operation(
+    "settle_payments",
+    settle_payments,
+    key_of=lambda word: word.payment.payment_id,
+    names_of=lambda word: (str(word.payment.payment_id), str(word.payment.order_id)),
+)
+
+
+def _verdict(outcome: ChargeOutcome) -> Verdict:
+    """What an outcome stands for: the rows of the table in docs/payments.md."""
+    match outcome:
+        case Approved(charge_id):
+            return Verdict("SUCCESS", charge_id, None, "")
+        case Declined(decline_code, charge_id):
+            return Verdict("FAILED", charge_id, decline_code, "The provider declined.")
+        case Pending(charge_id):
+            return Verdict("PENDING", charge_id, None, "The provider has not decided yet.")
+        case NotSent(reason):
+            return Verdict("ERRORED", None, None, f"It was not charged: {reason}.")
+        case Unknown(reason):
+            detail = f"It is being found out whether it was charged: {reason}."
+            return Verdict("UNKNOWN", None, None, detail)
+
+
+def _moves(current: Payment, verdict: Verdict) -> bool:
+    """Whether there is anything to book: final is final, and not knowing undoes no knowledge."""
+    if current.state in FINAL:
+        if verdict.state in FINAL and verdict.state != current.state:
+            log.error(
+                "final state contradicted",
+                payment_id=str(current.payment_id),
+                state=current.state,
+                provider_says=verdict.state,
+            )
+        return False
+    if verdict.state == "UNKNOWN" and current.state == "PENDING":
+        return False
+    return (current.state, current.detail) != (verdict.state, verdict.detail)
+
+
+async def _sell(
+    tx: Transaction, paid: Sequence[Payment], words: Sequence[Word], *, patient: bool
+) -> None:
+    """Mark the orders of these payments as paid, and sell the stock that was kept for them."""
+    if not paid:
+        return
+    keys = [payment.order_key for payment in paid]
+    sold = await orders.move_holds(tx, keys, was="paying", becomes="sold")
+    by_order = {word.payment.order_key: word for word in words}
+    with Locked.among([by_order[key] for key in sold], words):
+        await sell_stock(tx, list(sold.values()), patient=patient)
+    await orders.update_states(tx, keys, "paid")
+
+
+async def _tell(tx: Transaction, settled: Sequence[Payment]) -> None:
+    """Note that the keys are answered, and tell others what became of the payments."""
+    if not settled:
+        return
+    done = [(payment.customer_id, payment.payment_id) for payment in settled]
+    await idempotency.answer_keys(tx, "pay_order", done, status=201)
+    await insert_events(
+        tx,
+        [
+            Event(
+                f"payment_{payment.state.lower()}",
+                str(payment.payment_id),
+                {"detail": payment.detail},
+            )
+            for payment in settled
+        ],
+    )
+
+
+def _sale(payment: Payment) -> Transfer:
+    return Transfer(
+        debit_account=PROVIDER_CLEARING,
+        credit_account=SALES,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency,
+        cause="payment_captured",
+        cause_id=payment.payment_id,
+    )
