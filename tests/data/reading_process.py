@@ -1,7 +1,8 @@
 """A process of business that reads product pages: python -m tests.data.reading_process SLUG
 
 Each line on standard input is a round: `read N` has N readers at once, `expire` lets the time of
-the page in memory run out. Each is answered by one line of JSON. The environment has the settings.
+the page in memory run out, `forget` lets it go. Each is answered by one line of JSON. The
+environment has the settings.
 """
 
 from __future__ import annotations
@@ -42,9 +43,11 @@ async def main(slug: str) -> None:
         say({"ready": True})
         while line := (await lines.readline()).split():
             if line[0] == b"expire":
-                entry = shop.pages.memory.entries[slug]
-                entry.expires_at = time.monotonic()
-                say({"expired": True})
+                shop.pages.memory.entries[slug].expires_at = time.monotonic()
+                say({})
+            elif line[0] == b"forget":
+                shop.pages.memory.clear()
+                say({})
             else:
                 say(await read(shop, slug, int(line[1])))
 
