@@ -126,14 +126,14 @@ async def test_valkey_killed_and_started_empty_costs_two_loads_a_page(
     """Experiment 15."""
     async with load.at(RATE):
         began_at = time.monotonic()
-        await asyncio.sleep(10 if long else 1)
+        await asyncio.sleep(4 if long else 1)
         async with counted(broken_stack) as loads:
             killed_at = time.monotonic()
             async with parts.held_down("valkey"):
                 shutil.rmtree(broken_stack.folder.valkey / "appendonlydir", ignore_errors=True)
             await parts.wait_until_healthy("valkey", within_s=HEALED_WITHIN_S)
             away_s = time.monotonic() - killed_at
-            await asyncio.sleep(10 if long else 1.5)
+            await asyncio.sleep(8 if long else 1.5)
             loaded = await loads()
     seen = worse(load, (began_at, killed_at), (killed_at, float("inf")))
     assert seen["not_200"] == 0
@@ -172,13 +172,12 @@ async def test_a_frozen_valkey_is_given_up_within_a_second(
     """Experiment 17."""
     async with load.at(RATE):
         began_at = time.monotonic()
-        await asyncio.sleep(10 if long else 1)
+        await asyncio.sleep(4 if long else 1)
         paused_at, paused_on = time.monotonic(), datetime.now().astimezone()
         async with parts.paused("valkey"):
             await asyncio.sleep(10 if long else 2.5)
             went_on_at = time.monotonic()
         opened_s = breaker_opened(broken_stack, paused_on)
-        await asyncio.sleep(10 if long else 0)
     await parts.start("valkey")
     seen = worse(load, (began_at, paused_at), (paused_at, went_on_at))
     assert seen["not_200"] == 0
