@@ -75,6 +75,10 @@ def up(  # noqa: PLR0917  # typer reads a command's options from its parameters
         bool,
         typer.Option("--servers-only", help="Only PostgreSQL, standby, Valkey and migrations."),
     ] = False,
+    standbys: Annotated[
+        int,
+        typer.Option(min=1, max=8, help="From 2 on a COMMIT waits for one; see `promote`."),
+    ] = 1,
 ) -> None:
     """Start the whole stack: PostgreSQL, standby, Valkey, provider, business, workers, access.
 
@@ -84,7 +88,7 @@ def up(  # noqa: PLR0917  # typer reads a command's options from its parameters
     from infra.local.stack import StackOptions
     from infra.local.up import up as start
 
-    options = StackOptions(data_dir, host, port, products, servers_only)
+    options = StackOptions(data_dir, host, port, products, servers_only, standbys)
     raise typer.Exit(start(options, detach=detach))
 
 
@@ -107,6 +111,22 @@ def status(
     raise typer.Exit(
         _on_running_stack(lambda: show(current(DataFolder.at(data_dir)), as_json=as_json))
     )
+
+
+@app.command()
+def promote(
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where what was acknowledged may be lost.")
+    ] = False,
+) -> None:
+    """Make the most advanced standby the primary of a stack that has two, without losing a write.
+
+    Exit code 1 when none may take over: it did not stream, or another may have more.
+    """
+    from infra.local.promote import promote as ask
+
+    raise typer.Exit(_on_running_stack(lambda: ask(DataFolder.at(data_dir), force=force)))
 
 
 @app.command()

@@ -10,16 +10,19 @@ from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from infra.local.addresses import EVERY_ADDRESS, LOOPBACK, free_port
+from infra.local.cluster import Cluster
 from infra.local.folder import DataFolder
+from infra.local.node import Node
 from infra.local.parts import External, Part
-from infra.local.postgres import Bootstrap, Primary, Standby
-from infra.local.servers import Servers, find_servers
+from infra.local.postgres import Bootstrap
+from infra.local.servers import MissingError, Servers, find_servers
 from infra.local.tiers import Catalog, Migrate, Tier
 from infra.local.valkey import Valkey
 from infra.process import WORKERS
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 INTERNAL: Final = " internal"  # after a part's name: its second port
+WRITABLE: Final = "?target_session_attrs=read-write"
 ADDRESS_VARIABLES: Final = (
     "TERCET_PRIMARY_DSN",
     "TERCET_OWNER_DSN",
@@ -39,6 +42,7 @@ class StackOptions:
     port: int
     products: int
     servers_only: bool = False
+    standbys: int = 1
 
 
 class Stack:
@@ -50,6 +54,7 @@ class Stack:
         self._previous_ports = _ports(previous)
         self._taken = {options.port}
         self.parts: list[Part] = []
+        self.cluster = Cluster(self.folder)
         self._add_servers()
         self._add_tiers()
 
@@ -73,13 +78,10 @@ class Stack:
         """The TERCET_… variables that name this stack's addresses; no secret is among them."""
         given = {name: os.environ[name] for name in ADDRESS_VARIABLES if os.environ.get(name)}
         made = {"TERCET_SECRETS_DIR": str(self.folder.secrets)}
+        if self.cluster.nodes:
+            made |= self._database_variables()
         for part in self.parts:
-            if isinstance(part, Primary):
-                made["TERCET_PRIMARY_DSN"] = _dsn("tercet_app", part.port)
-                made["TERCET_OWNER_DSN"] = _dsn("tercet_owner", part.port)
-            elif isinstance(part, Standby):
-                made["TERCET_STANDBY_DSNS"] = _dsn("tercet_read", part.port)
-            elif isinstance(part, Valkey):
+            if isinstance(part, Valkey):
                 made["TERCET_VALKEY_URL"] = f"redis://{part.address}/0"
             elif part.name in ("provider", "business") and not isinstance(part, External):
                 made[f"TERCET_{part.name.upper()}_URL"] = f"http://{part.address}"
@@ -89,6 +91,20 @@ class Stack:
                 variables["TERCET_PRIMARY_DSN"], "tercet_owner"
             )
         return variables
+
+    def _database_variables(self) -> dict[str, str]:
+        cluster = self.cluster
+        made = {"TERCET_OWNER_DSN": _dsn("tercet_owner", cluster.leader)}
+        if cluster.waits:  # any of them may be the primary tomorrow, and any a standby
+            nodes = [cluster.leader, *cluster.followers]
+            made["TERCET_PRIMARY_DSN"] = _dsn("tercet_app", *nodes) + WRITABLE
+            standbys = nodes
+        else:
+            made["TERCET_PRIMARY_DSN"] = _dsn("tercet_app", cluster.leader)
+            standbys = cluster.followers
+        if standbys:
+            made["TERCET_STANDBY_DSNS"] = ",".join(_dsn("tercet_read", node) for node in standbys)
+        return made
 
     def environment(self) -> dict[str, str]:
         """The whole environment of a process of this stack."""
@@ -106,7 +122,7 @@ class Stack:
         # The servers started here know the passwords in the folder, no other; a Valkey of
         # somebody else's does not know the one in the folder.
         for part in self.parts:
-            if isinstance(part, Primary):
+            if isinstance(part, Node):
                 for role in ("OWNER", "APP", "READ"):
                     environment.pop(f"TERCET_{role}_PASSWORD", None)
             elif isinstance(part, Valkey):
@@ -120,38 +136,51 @@ class Stack:
         if servers is None or os.environ.get("TERCET_PRIMARY_DSN"):
             self._add_external("primary", "TERCET_PRIMARY_DSN")
             self._add_external("standby", "TERCET_STANDBY_DSNS")
+        elif os.environ.get("TERCET_STANDBY_DSNS"):
+            self._add_nodes(servers, ("primary",))
+            self._add_external("standby", "TERCET_STANDBY_DSNS")
         else:
-            primary = Primary(
-                "primary", folder=self.folder, servers=servers, port=self._port("primary")
-            )
-            self.parts += [
-                primary,
-                Bootstrap("bootstrap", ("primary",), is_task=True, primary=primary),
-            ]
-            if os.environ.get("TERCET_STANDBY_DSNS"):
-                self._add_external("standby", "TERCET_STANDBY_DSNS")
-            else:
-                # After the roles: it connects as one of them.
-                self.parts.append(
-                    Standby(
-                        "standby",
-                        ("bootstrap", "primary"),
-                        folder=self.folder,
-                        servers=servers,
-                        port=self._port("standby"),
-                        primary=primary,
-                    )
-                )
+            numbered = (f"standby-{number}" for number in range(2, self.options.standbys + 1))
+            self._add_nodes(servers, ("primary", "standby", *numbered))
         if servers is None or os.environ.get("TERCET_VALKEY_URL"):
             self._add_external("valkey", "TERCET_VALKEY_URL")
         else:
             port = self._port("valkey")
             self.parts.append(Valkey("valkey", folder=self.folder, servers=servers, port=port))
 
+    def _add_nodes(self, servers: Servers, names: tuple[str, ...]) -> None:
+        cluster = self.cluster
+        if cluster.leader_name not in names:
+            raise MissingError(
+                f"{cluster.leader_name} is the primary of {self.folder.root}: start it with as "
+                "many standbys as before"
+            )
+        leader_name = cluster.leader_name
+        for name in names:
+            # A standby comes after the roles: it connects as one of them.
+            needs = () if name == leader_name else ("bootstrap",)
+            node = Node(
+                name,
+                needs,
+                folder=self.folder,
+                servers=servers,
+                port=self._port(name),
+                cluster=cluster,
+            )
+            cluster.nodes.append(node)
+            self.parts.append(node)
+            if name == names[0]:
+                self.parts.append(
+                    Bootstrap(
+                        "bootstrap", (leader_name,), is_task=True, primary=lambda: cluster.leader
+                    )
+                )
+
     def _add_tiers(self) -> None:
         names = {part.name for part in self.parts}
         database = ("bootstrap",) if "bootstrap" in names else ()
-        servers = tuple(names & {"primary", "standby", "valkey"})
+        nodes = {node.name for node in self.cluster.nodes}
+        servers = tuple(names & ({"primary", "standby", "valkey"} | nodes))
         self.parts.append(
             Migrate(
                 "migrate",
@@ -262,8 +291,8 @@ def _ports(state: Mapping[str, Any]) -> dict[str, int]:
     return ports
 
 
-def _dsn(user: str, port: int) -> str:
-    return f"postgresql://{user}@{LOOPBACK}:{port}/tercet"
+def _dsn(user: str, *nodes: Node) -> str:
+    return f"postgresql://{user}@{','.join(f'{LOOPBACK}:{node.port}' for node in nodes)}/tercet"
 
 
 def _as_user(dsn: str, user: str) -> str:

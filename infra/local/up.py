@@ -21,6 +21,7 @@ from infra.local import secret_files
 from infra.local.folder import AlreadyRunningError, DataFolder
 from infra.local.parts import Part
 from infra.local.processes import end_all, guard, same_process, started_at, wait_until
+from infra.local.promote import Promotions
 from infra.local.refusals import RefusedError, free_port_of, require_own
 from infra.local.servers import MissingError
 from infra.local.showcase import showcase
@@ -197,6 +198,7 @@ class _Session:
         self._stop = asyncio.Event()
         self._log = _event_log(stack.folder)
         self._terminal = Terminal(started, self._parts)
+        self._promotions = Promotions(stack.cluster, stack.folder, self._log)
         self._supervisor = Supervisor(
             stack.parts, log_folder=stack.folder.log, cwd=stack.folder.root, changed=self._changed
         )
@@ -207,6 +209,7 @@ class _Session:
             loop.add_signal_handler(number, self._stop.set)
         # The pipe closes when the guard dies: then nobody would clear up behind us.
         loop.add_reader(self._guard_pipe, self._guard_gone)
+        self._promotions.listen(lambda: self._changed(None))
         exit_code = 0
         try:
             self._write_state()
@@ -217,6 +220,7 @@ class _Session:
             self._log.error("%s", error)
         finally:
             self._phase = "stopping"
+            await self._promotions.stop()
             await self._supervisor.stop()
             self._phase = "stopped"
             self._changed(None)
