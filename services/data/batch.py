@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Container, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 from typing import Final, Generic, Protocol, TypeVar
 
 import asyncpg
@@ -21,6 +22,7 @@ import asyncpg
 from services.bulkhead import TRAFFIC, current_traffic
 from services.data.batch_counts import Counts
 from services.data.batch_line import Call, Line
+from services.data.retries import retried
 from services.deadline import Deadline, current_deadline, deadline_or
 from services.problems import GatewayTimeout, OutcomeUnknown, Overloaded, Problem, Unavailable
 from services.tasks import end_tasks
@@ -225,9 +227,8 @@ class Batcher(Generic[Row, Out]):
                 continue
             self._begin(part, now)
             try:
-                outcomes = await self._work(
-                    [call.row for call in part], all(not call.skipped for call in part)
-                )
+                rows, patient = [call.row for call in part], all(not call.skipped for call in part)
+                outcomes = await retried(partial(self._work, rows, patient))
                 position = await self._position()
             except Locked as locked:
                 parts.append(self._put_off(part, locked.places or range(len(part))))

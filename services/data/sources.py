@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from services.data.by_key import ByKey, find_all
 from services.data.link import Link, Record
 from services.data.pool import Pool
+from services.data.retries import rolled_back
 from services.data.standing import Standing
 from services.problems import GatewayTimeout, OutcomeUnknown, Unavailable
 
@@ -153,6 +154,7 @@ class Primary(Source):
                 committing = True
                 await link.connection.execute("commit")
         except (Unavailable, GatewayTimeout, asyncio.CancelledError) as error:
-            if committing:
+            # That it was rolled back is an answer, also to COMMIT.
+            if committing and not rolled_back(error):
                 raise OutcomeUnknown from error
             raise
