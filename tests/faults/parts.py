@@ -25,7 +25,7 @@ from tests.faults.waiting import until
 
 HEALTHY_WITHIN_S: Final = 45.0  # above the supervisor's longest back-off of 30 s
 # A fast shutdown: PostgreSQL waits on SIGTERM until every client has gone.
-STOP_SIGNALS: Final = {"primary": signal.SIGINT, "standby": signal.SIGINT}
+STOP_SIGNALS: Final = dict.fromkeys(("primary", "standby", "standby-2"), signal.SIGINT)
 HEALTH_PATHS: Final = {"access": "/ready", "business": "/ready", "provider": "/live"}
 
 
