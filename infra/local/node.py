@@ -26,6 +26,8 @@ MAKE_SLOT: Final = (
     " where not exists (select from pg_replication_slots where slot_name = $1)"
 )
 PROMOTE_WITHIN_S: Final = 10
+PRIMARY_GRACE_S: Final = 4.0  # it writes out what is changed in memory, and stops last
+STANDBY_GRACE_S: Final = 1.5
 
 # What a standby says when its data can never follow this primary again, and a new copy can.
 LOST_PATTERN: Final = re.compile(

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from infra.local.cluster import Cluster
-from infra.local.node import MAKE_SLOT, Node
+from infra.local.node import MAKE_SLOT, PRIMARY_GRACE_S, Node
 from infra.local.parts import NotReadyError
 
 STOP_WITHIN_S: Final = 2.0  # a fast shutdown sends the standbys what they lack; 0.2 s were measured
@@ -103,7 +103,8 @@ class Promotion:
         for node in (*others, old):
             await new.ask(MAKE_SLOT, node.slot)
         await new.promote()
-        new.needs, old.needs = old.needs, new.needs
+        new.needs, old.needs = old.needs, new.needs  # also the order in which they are stopped
+        new.stop_grace_s = PRIMARY_GRACE_S
         self._log.info("%s was promoted in place of %s", new.name, old.name)
         for node in others:
             with suppress(OSError, NotReadyError):  # one that is away is told when it starts

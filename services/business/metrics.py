@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from services.business import readings
+from services.business.database_metrics import DATABASE
 from services.business.shop import Shop
 from services.child import Child
 from services.data.batch_counts import SIZES, WAITS_S
@@ -25,19 +26,7 @@ SHOP: Final[Table] = (
         readings.breaker_states,
         "upstream",
     ),
-    gauge(
-        "pool_connections",
-        "Connections to each database server",
-        readings.connections,
-        "source",
-        "state",
-    ),
-    gauge(
-        "pool_limit_connections",
-        "The most of them that may be busy",
-        readings.connection_limits,
-        "source",
-    ),
+    *DATABASE,
     counter(
         "handed_over",
         "Tasks that were to go on whatever becomes of their request",

@@ -42,18 +42,6 @@ def breaker_states(shop: Shop) -> Read:
         yield (upstream.name,), BREAKER_STATES[upstream.breaker.current_state]
 
 
-def connections(shop: Shop) -> Read:
-    """Of each server: idle ones, and those that a caller has."""
-    for source in (shop.database.primary, *shop.database.replicas):
-        yield (source.name, "idle"), source.pool.idle
-        yield (source.name, "busy"), source.pool.busy
-
-
-def connection_limits(shop: Shop) -> Read:
-    for source in (shop.database.primary, *shop.database.replicas):
-        yield (source.name,), source.pool.size
-
-
 def of_rounds(attribute: str) -> Reading:
     def reading(shop: Shop) -> Read:
         for name, rounds in shop.rounds.items():
