@@ -91,8 +91,9 @@ class Cluster:
         """Ask the primary how its standbys are; returns what there is to say of it."""
         if not self.waits:
             return ""
-        await self.look_at_standbys(primary)
-        return ", alone: no standby confirms" if self.alone else ", a standby confirms each"
+        streaming = await self.look_at_standbys(primary)
+        confirms = "it acknowledges alone" if self.alone else "one confirms each COMMIT"
+        return f", {streaming} of {len(self.nodes) - 1} standbys stream, {confirms}"
 
     async def look_at_standbys(self, primary: Node) -> int:
         """How many of them stream."""

@@ -152,7 +152,10 @@ class Cluster:
 
         async def is_whole() -> bool:
             followers = set(self.names("standby"))
-            return len(followers) == 2 and await self.streaming() == followers
+            if len(followers) != 2 or await self.streaming() != followers:
+                return False
+            # The supervisor knows it too: by what it saw last it judges who may be promoted.
+            return "2 of 2 standbys stream" in self.stack.part(self.leader)["detail"]
 
         return await until(is_whole, within_s=WHOLE_WITHIN_S, what="both standbys follow")
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+import httpx
 import pytest
 
 from services.data import retries
@@ -59,9 +60,10 @@ async def conflicts(books: Books) -> AsyncIterator[None]:
         await books.connection.execute(GONE)
 
 
-async def buy(customer: Customer, goods: Goods, times: int) -> list[int]:
+async def buy(http: httpx.AsyncClient, goods: Goods, times: int) -> list[int]:
     answers = []
     for _ in range(times):
+        customer = Customer(http)  # each has its own limits
         order = await customer.order({goods.variant: 1})
         answers.append(order)
         if order.status_code == 201:
@@ -69,10 +71,10 @@ async def buy(customer: Customer, goods: Goods, times: int) -> list[int]:
     return statuses(answers)
 
 
-async def run_conflicts(books: Books, customer: Customer, times: int) -> tuple[list[int], int]:
+async def run_conflicts(books: Books, http: httpx.AsyncClient, times: int) -> tuple[list[int], int]:
     goods = await books.goods(available=10 * times)
     async with conflicts(books):
-        answered = await buy(customer, goods, times)
+        answered = await buy(http, goods, times)
         attempts = await books.value("select last_value from conflicts_seen")
     assert await books.broken_rules() == []
     assert (await books.stock(goods.variant))[2] == times
@@ -80,16 +82,18 @@ async def run_conflicts(books: Books, customer: Customer, times: int) -> tuple[l
 
 
 async def test_one_transaction_in_five_is_rolled_back_and_nobody_sees_it(
-    books: Books, customer: Customer
+    books: Books, http: httpx.AsyncClient
 ) -> None:
-    answered, again = await run_conflicts(books, customer, 15)
+    answered, again = await run_conflicts(books, http, 15)
     assert set(answered) == {201}
     assert again >= len(answered) // EVERY
 
 
 @pytest.mark.faults
-async def test_hundreds_of_transactions_with_conflicts(books: Books, customer: Customer) -> None:
-    answered, again = await run_conflicts(books, customer, 200)
+async def test_hundreds_of_transactions_with_conflicts(
+    books: Books, http: httpx.AsyncClient
+) -> None:
+    answered, again = await run_conflicts(books, http, 200)
     passed = set(answered) == {201} and again >= len(answered) // EVERY
     record(
         12, "one transaction in five rolled back", passed,

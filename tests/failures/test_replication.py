@@ -9,7 +9,6 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -136,28 +135,28 @@ async def test_a_standby_that_does_not_stream_is_not_promoted(
             assert not await connection.fetchval("select pg_is_in_recovery()")
     finally:
         for name in followers:
-            with suppress(Exception):
-                parts.resume(name)
+            parts.resume(name)
 
 
 async def test_of_two_standbys_the_one_that_has_all_is_promoted_and_writes_wait_2_s_for_the_other(
     cluster: Cluster, parts: Parts, replicated: RunningStack
 ) -> None:
     frozen = random.choice(cluster.names("standby"))
-    parts.pause(frozen, child="walreceiver")
     log = replicated.folder.log / "supervisor.log"
     before = len(log.read_text())
     async with cluster.opened() as store:
-        async with cluster.history(store.database.primary) as history:
-            await asyncio.sleep(0.2)
-            parts.kill(cluster.leader)
-            died_at = time.monotonic()
-            answer = await cluster.promote()
-            assert answer.done, answer.said
-            assert cluster.leader != frozen
-            await history.written_since(died_at + 0.1, within_s=10.0)
-            with suppress(Exception):
-                parts.resume(frozen)
+        parts.pause(frozen, child="walreceiver")
+        try:
+            async with cluster.history(store.database.primary) as history:
+                await asyncio.sleep(0.2)
+                parts.kill(cluster.leader)
+                died_at = time.monotonic()
+                answer = await cluster.promote()
+                assert answer.done, answer.said
+                assert cluster.leader != frozen
+                await history.written_since(died_at + 0.1, within_s=10.0)
+        finally:
+            parts.resume(frozen)
         verdict = await cluster.judged(history)
     assert verdict.honest, verdict
     await cluster.whole()
