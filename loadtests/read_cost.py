@@ -17,8 +17,7 @@ from typing import Final, NamedTuple
 import asyncpg
 import uvloop
 
-from infra.local.folder import DEFAULT_DATA_DIR
-from infra.local.stack import environment_of
+from infra.local.folder import DEFAULT_DATA_DIR, DataFolder
 from loadtests.result import Aim, Row
 from services.data.pool import Pool
 from services.data.sources import Source
@@ -106,7 +105,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=DEFAULT_DATA_DIR)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
-    os.environ.update(environment_of(options.data_dir))
+    os.environ.update(DataFolder.at(options.data_dir).running_state()["environment"])
     settings = load(DatabaseSettings)
     password = settings.app_password.get_secret_value()
     cost = uvloop.run(read_cost(settings.primary_dsn, password, rounds=options.rounds))
