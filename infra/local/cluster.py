@@ -19,10 +19,12 @@ STANDBYS_TO_WAIT_FOR_ONE: Final = 2
 SILENT_S: Final = 3.0
 
 REPLICATION: Final = """
-    select application_name as name, state,
-        extract(epoch from now() - reply_time)::float8 as silent_s,
-        pg_wal_lsn_diff(pg_current_wal_flush_lsn(), flush_lsn)::bigint as behind_bytes
-    from pg_stat_replication
+    select coalesce(json_agg(standby), '[]') as standbys from (
+        select application_name as name, state,
+            extract(epoch from now() - reply_time)::float8 as silent_s,
+            pg_wal_lsn_diff(pg_current_wal_flush_lsn(), flush_lsn)::bigint as behind_bytes
+        from pg_stat_replication
+    ) standby
 """
 
 
@@ -97,14 +99,14 @@ class Cluster:
 
     async def look_at_standbys(self, primary: Node) -> int:
         """How many of them stream."""
-        row = await primary.ask(f"select coalesce(json_agg(s), '[]') as all from ({REPLICATION}) s")  # noqa: S608 - ours
+        row = await primary.ask(REPLICATION)
         now = time.monotonic()
         names = {node.name for node in self.nodes}
         self.seen = {
             entry["name"]: Seen(
                 now, entry["state"], entry["silent_s"] or 0.0, entry["behind_bytes"] or 0
             )
-            for entry in json.loads(row["all"])
+            for entry in json.loads(row["standbys"])
             if entry["name"] in names
         }
         return sum(seen.streams for seen in self.seen.values())
