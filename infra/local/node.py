@@ -220,7 +220,11 @@ class Node(PostgresServer):
             log.write(f"tercet: {text}\n")
 
     def as_dict(self) -> dict[str, Any]:
-        return {**super().as_dict(), "role": "primary" if self.leads else "standby"}
+        if not self.leads:
+            return {**super().as_dict(), "role": "standby"}
+        # By this it is judged who may be promoted, should it die now.
+        streaming = sorted(name for name, seen in self.cluster.seen.items() if seen.streams)
+        return {**super().as_dict(), "role": "primary", "standbys_streaming": streaming}
 
 
 def _quoted(path: Path) -> str:
