@@ -155,7 +155,7 @@ class Cluster:
             if len(followers) != 2 or await self.streaming() != followers:
                 return False
             # The supervisor knows it too: by what it saw last it judges who may be promoted.
-            return self.stack.part(self.leader)["standbys_streaming"] == sorted(followers)
+            return bool(self.stack.part(self.leader)["standbys_streaming"] == sorted(followers))
 
         return await until(is_whole, within_s=WHOLE_WITHIN_S, what="both standbys follow")
 
