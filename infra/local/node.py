@@ -82,12 +82,14 @@ class Node(PostgresServer):
 
     async def prepare(self) -> None:
         async with self.cluster.changing:  # a promotion decides first what it will be
-            self.stop_grace_s = (
-                4.0 if self.leads else 1.5
-            )  # it writes out its memory, and stops last
+            leads = self.leads
+            self.stop_grace_s = PRIMARY_GRACE_S if leads else STANDBY_GRACE_S
             self.write_passwords()
             self.take_over()
-            await (self._prepare_primary() if self.leads else self._prepare_standby())
+            if leads:
+                await self._prepare_primary()
+        if not leads:  # a copy takes its time, and may not keep another from being promoted
+            await self._prepare_standby()
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
 
     async def _prepare_primary(self) -> None:
