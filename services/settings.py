@@ -174,7 +174,10 @@ class DatabaseSettings(ValkeySettings):
         description="of pages, and as many of lists, in one process; 0: none, Valkey is asked",
     )
     standby_lag_limit_ms: int = Field(
-        1000, ge=1, description="a standby further behind than this is not read from"
+        1000,
+        ge=1,
+        le=8000,  # a consistency token lasts 10 s, and a late standby is noticed within 0.6 s
+        description="a standby further behind than this is not read from; at most 8000",
     )
 
     @model_validator(mode="before")

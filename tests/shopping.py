@@ -19,6 +19,7 @@ from services.business.app import Gate, _routes
 from services.business.orders import place_order
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop
+from services.consistency import TOKEN_HEADER
 from services.data.orders import OrderKey
 from services.data.proofs import RULES
 from services.settings import BusinessSettings, ProcessSettings, load
@@ -158,10 +159,15 @@ async def open_books(dsn: str, standby_dsn: str | None = None) -> AsyncIterator[
 
 @dataclass
 class Customer:
-    """One who buys at a shop's address; the token of the first order is kept."""
+    """One who buys at a shop's address; the token of the first order is kept.
+
+    seen: the newest Consistency-Token, which goes with every request; None while `forgetful`.
+    """
 
     http: httpx.AsyncClient
     token: str | None = None
+    seen: str | None = None
+    forgetful: bool = False
 
     async def order(
         self, lines: dict[UUID, int] | Any, *, key: str | None = None, **body: object
@@ -187,16 +193,22 @@ class Customer:
 
     async def post(self, path: str, body: object, *, key: str | None = None) -> httpx.Response:
         headers = {"idempotency-key": key or uuid4().hex, **self._credential()}
-        return await self.http.post(path, json=body, headers=headers)
+        return self._kept(await self.http.post(path, json=body, headers=headers))
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
-        return await self.http.get(path, headers={**self._credential(), **headers})
+        return self._kept(await self.http.get(path, headers={**self._credential(), **headers}))
 
     async def payment_state(self, payment_id: str) -> str:
         return str((await self.get(f"/payments/{payment_id}")).json()["state"])
 
     def _credential(self) -> dict[str, str]:
-        return {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+        credential = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+        return credential if self.seen is None else credential | {TOKEN_HEADER: self.seen}
+
+    def _kept(self, answer: httpx.Response) -> httpx.Response:
+        if not self.forgetful:
+            self.seen = answer.headers.get(TOKEN_HEADER, self.seen)
+        return answer
 
 
 class ProviderBooks:

@@ -45,8 +45,11 @@ class Tokens:
         seen = max((one for one in opened if one is not None), default=None)
         return [] if seen is None else [(FIELD, seen.text.encode())]
 
-    def given(self, answer: Response, *, wrote: bool) -> Headers:
-        """The fields by which the client gets what business says that it has seen now."""
+    def given(self, answer: Response, fields: Sorted | None, *, wrote: bool) -> Headers:
+        """The fields by which the client gets what business says that it has seen now.
+
+        Who shows a bearer token keeps no cookies.
+        """
         for name, value in answer.headers:
             if name == FIELD:
                 try:
@@ -55,6 +58,8 @@ class Tokens:
                     log.exception("bug", field=INTERNAL_HEADER)
                     return []
                 token = self._seal.token(seen, customer_id, time.time())
+                if fields is not None and fields.authorizations:
+                    return [(TOKEN_FIELD, token)]
                 cookie = (WROTE if wrote else READ) + b"=" + token + self._attributes
                 return [(TOKEN_FIELD, token), (b"set-cookie", cookie)]
         return []

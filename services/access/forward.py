@@ -242,7 +242,7 @@ class Forwarder:
         if client is not None:
             lines = answer_lines(answer, to_head=passage.method == b"HEAD")
             if passage.route is not PAGE:
-                more = self._tokens.given(answer, wrote=not passage.is_safe())
+                more = self._tokens.given(answer, passage.sorted, wrote=not passage.is_safe())
                 more += self._limits_of(passage)
                 lines += b"".join([field_line(field) for field in more])
             client.send(passage, status, lines, answer.body, now)

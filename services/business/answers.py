@@ -10,8 +10,10 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.consistency import INTERNAL_HEADER
 from services.data.cache import Found
 from services.data.pages import Page
+from services.data.session import NOTHING, Session
 from services.problems import Problem
 from services.telemetry import request_id_var
 
@@ -55,6 +57,12 @@ def page_headers(found: Found[Page], cache_control: str) -> dict[str, str]:
         "cache-tag": ",".join(found.value.tags),
         POSITION_HEADER: str(found.position),
     }
+
+
+def show_session(response: Response, session: Session) -> None:
+    """Tell access what the customer has seen by this answer, if it is anything of his own."""
+    if session.customer_id is not None and session.seen != NOTHING:
+        response.headers[INTERNAL_HEADER] = f"{session.customer_id}/{session.seen.text}"
 
 
 def problem(error: Problem) -> Response:

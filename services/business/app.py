@@ -21,8 +21,10 @@ from services.business import answers, openapi, pictures
 from services.business.counts import OTHER, Counts
 from services.business.endpoints import INTERNAL, PUBLIC, Endpoint, Handler
 from services.business.held import HeldPages
+from services.business.requests import find_customer, read_seen
 from services.business.routing import RouteTable
 from services.business.shop import Shop, open_shop
+from services.data.session import Session, current_session
 from services.data.store import schema_version
 from services.deadline import DEADLINE_HEADER, Deadline, DeadlineExceeded, current_deadline
 from services.problems import (
@@ -31,6 +33,7 @@ from services.problems import (
     InternalError,
     MethodNotAllowed,
     NotFound,
+    OutcomeUnknown,
     Problem,
     Unavailable,
     catalogue,
@@ -42,6 +45,7 @@ log = logger(__name__)
 
 # Reached without the internal secret: they tell an orchestrator how this process is, no more.
 OPEN_PATHS: Final = frozenset(("/live", "/ready"))
+SAFE: Final = ("GET", "HEAD")
 READY_TIMEOUT_S: Final = 0.5
 ROUTE: Final = "tercet.route"  # in the scope: the path of the route that was found
 DAY_CACHE: Final = "public, max-age=86400, s-maxage=86400"
@@ -156,13 +160,21 @@ def _dispatch(
         request.scope[ROUTE] = path
         asked = by_method["GET" if request.method == "HEAD" else request.method]
         current_traffic.set(asked.traffic)
+        session = Session()
+        current_session.set(session)
         try:
-            return await _within_deadline(asked.handler, request)
+            session.customer_id, session.needed = find_customer(request), read_seen(request)
+            response = await _within_deadline(asked.handler, request)
         except Exception as error:
             named = named_problem(error)
             if named is None:
                 log.exception("request failed", path=request.url.path, method=request.method)
-            return answers.problem(named or InternalError())
+            response = answers.problem(named or InternalError())
+            # Of the others it is known that nothing was done.
+            if request.method not in SAFE and isinstance(named, OutcomeUnknown | GatewayTimeout):
+                session.lost_sight()
+        answers.show_session(response, session)
+        return response
 
     return endpoint
 

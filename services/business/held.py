@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from services.business.answers import JSON, is_known, page_headers
 from services.business.requests import MIN_POSITION_HEADER, position_of
+from services.consistency import INTERNAL_HEADER
 from services.data.cache import Cache, Found
 from services.data.pages import Page
 from services.deadline import DEADLINE_HEADER
@@ -23,6 +24,7 @@ OK: Final = b"HTTP/1.1 200 OK\r\n"
 NOT_MODIFIED: Final = b"HTTP/1.1 304 Not Modified\r\n"
 METHODS: Final = (b"GET", b"HEAD")
 MIN_POSITION: Final = MIN_POSITION_HEADER.encode()
+CONSISTENCY: Final = INTERNAL_HEADER.encode()
 DEADLINE: Final = DEADLINE_HEADER.encode()
 
 Fields = Mapping[bytes, bytes]
@@ -98,6 +100,8 @@ class HeldPages:
         """The page, if it is held and may be given to this request."""
         if not fields.get(DEADLINE, b"1").strip(b"0"):
             return None  # no time is left: the handler says so
+        if CONSISTENCY in fields:
+            return None  # positions compare within one timeline only: the cache knows which
         if MIN_POSITION not in fields:
             return known.cache.held(known.key)
         needed = position_of(fields[MIN_POSITION].decode("latin-1"))

@@ -144,6 +144,27 @@ BUSINESS: Final[Table] = (
         "Messages by which they were told",
         one(lambda shop: shop.store.wake_ups.sent),
     ),
+    counter(
+        "own_reads",
+        "Reads of what belongs to a customer, by the kind of server that answered",
+        readings.own_reads,
+        "answered_by",
+    ),
+    counter(
+        "own_reads_missed",
+        "Of these, not found on a standby, and asked of the primary again",
+        one(lambda shop: shop.database.own.misses),
+    ),
+    counter(
+        "token_waits",
+        "Reads that waited for a standby to replay what their customer had seen",
+        one(lambda shop: shop.database.own.waits),
+    ),
+    counter(
+        "token_waits_in_vain",
+        "Of these, went to the primary after 20 ms",
+        one(lambda shop: shop.database.own.waits_in_vain),
+    ),
     *SHOP,
 )
 

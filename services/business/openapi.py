@@ -26,6 +26,13 @@ USUAL: Final = (
 )
 # What a route can answer that writes: its body may be late, its COMMIT may lose its answer.
 WRITING: Final = (problems.RequestTimeout, problems.OutcomeUnknown)
+# Routes to what belongs to a customer.
+OWN: Final = ("customer", "optional customer")
+SEEN_BEFORE: Final = (
+    "The newest one that was answered: nothing older than what that answer showed is shown. "
+    "Browsers have it in cookies."
+)
+SEEN_NOW: Final = "What was written or shown by this answer; to be sent with the next request."
 PARAMETER: Final = re.compile(r"{(\w+)}")
 SCHEMA_REF: Final = "#/components/schemas/{model}"
 
@@ -134,6 +141,10 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     if endpoint.idempotent:
         schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
         parameters.append(_parameter("header", "Idempotency-Key", schema))
+    if endpoint.guard in OWN:
+        schema = {"type": "string"}
+        parameter = _parameter("header", "Consistency-Token", schema, required=False)
+        parameters.append(parameter | {"description": SEEN_BEFORE})
     if endpoint.page:
         schema = {"type": "string"}
         parameters.append(_parameter("header", "If-None-Match", schema, required=False))
@@ -167,6 +178,9 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
             "description": model.__doc__ or model.__name__,
             "content": {"application/json": {"schema": _ref(model)}},
         }
+        if endpoint.guard in OWN:
+            field = {"description": SEEN_NOW, "schema": {"type": "string"}}
+            responses[str(status)]["headers"] = {"Consistency-Token": field}
     if endpoint.page:
         responses["304"] = {"description": "What If-None-Match names is still what is here."}
     for status, kinds in _problems_by_status(endpoint).items():

@@ -22,9 +22,10 @@ from services.business.requests import (
 )
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop
-from services.data import customers, orders, payments
+from services.data import customers
 from services.data.orders import OrderKey
-from services.data.sources import Reader
+from services.data.own_orders import select_own_order
+from services.data.session import current_session
 from services.problems import NotFound
 
 COOKIE: Final = "tercet_customer"
@@ -35,6 +36,9 @@ async def create_order(shop: Shop, request: Request) -> Response:
     key = read_idempotency_key(request)
     wanted, body = await read_json(request, OrderRequest)
     placed = await place_order(shop, find_customer(request), wanted, key, fingerprint("", body))
+    session = current_session.get()
+    if session is not None:
+        session.customer_id = placed.customer_id
     headers = {"cache-control": "no-store", "location": f"/orders/{placed.order_id}"}
     if placed.replayed:
         headers["idempotent-replayed"] = "true"
@@ -58,14 +62,10 @@ async def place_order(
 async def show_order(shop: Shop, request: Request) -> Response:
     """GET /orders/{order_id}: an order of the customer's own; another's is as unknown as none."""
     key = OrderKey(read_customer(request), read_id(request, "order_id"))
-    # The owner has just written it: it is read where it was written.
-    reader: Reader = shop.database.primary
-    order = await orders.select_order(reader, key)
-    if order is None:
+    found = await select_own_order(shop.database.own, key)
+    if found is None:
         raise NotFound("There is no such order.")
-    lines = await orders.select_lines(reader, key)
-    paid = await payments.select_payments_of_order(reader, *key)
-    return document(order_document(order, lines, paid))
+    return document(order_document(*found))
 
 
 def fingerprint(path: str, body: bytes) -> bytes:

@@ -23,9 +23,9 @@ from services.business.requests import read_customer, read_id, read_idempotency_
 from services.business.schemas import PaymentRequest
 from services.business.settlements import FINAL, SETTLE_PAYMENTS, Word
 from services.business.shop import Shop
-from services.data import payments
 from services.data.idempotency import Key
 from services.data.orders import OrderKey
+from services.data.own_orders import select_own_payment
 from services.data.payments import Payment
 from services.deadline import Deadline, current_deadline, deadline_or
 from services.problems import NotFound, Problem
@@ -56,7 +56,7 @@ async def create_payment(shop: Shop, request: Request) -> Response:
 async def show_payment(shop: Shop, request: Request) -> Response:
     """GET /payments/{payment_id}: a payment of the customer's own, as it stands now."""
     customer_id, payment_id = read_customer(request), read_id(request, "payment_id")
-    payment = await payments.select_payment(shop.database.primary, customer_id, payment_id)
+    payment = await select_own_payment(shop.database.own, customer_id, payment_id)
     if payment is None:
         raise NotFound("There is no such payment.")
     return document(payment_document(payment))

@@ -52,6 +52,7 @@ class NewOrder(NamedTuple):
 class Placed(NamedTuple):
     """An order's answer. token: of a guest that was made for it."""
 
+    customer_id: UUID
     order_id: UUID
     body: bytes
     token: str | None
@@ -82,7 +83,7 @@ class Draft:
         answer, token = self.answer, self.row.token
         if token is not None:
             answer = render(order_document(self.order, self.lines, [], customer_token=token))
-        return Placed(self.order.order_id, answer, token, replayed=False)
+        return Placed(self.order.customer_id, self.order.order_id, answer, token, replayed=False)
 
 
 async def place_orders(
@@ -121,17 +122,18 @@ async def _find_earlier(tx: Transaction, drafts: Sequence[Draft]) -> None:
     keys = [draft.key for draft in drafts if draft.key is not None]
     found = await idempotency.select_keys(tx, keys)
     for draft in drafts:
-        earlier = found.get(draft.key) if draft.key is not None else None
-        if earlier is not None:
-            draft.outcome = _replay(earlier, draft.row.fingerprint)
+        key = draft.key
+        earlier = found.get(key) if key is not None else None
+        if key is not None and earlier is not None:
+            draft.outcome = _replay(earlier, key)
 
 
-def _replay(row: KeyRow, body_hash: bytes) -> Placed | Problem:
-    if row.fingerprint != body_hash:
+def _replay(row: KeyRow, key: Key) -> Placed | Problem:
+    if row.fingerprint != key.fingerprint:
         return IdempotencyKeyReused("The key was used with another body.")
     if row.response_body is None:
         return IdempotencyKeyRunning(retry_after_s=1)
-    return Placed(row.subject_id, row.response_body, None, replayed=True)
+    return Placed(key.customer_id, row.subject_id, row.response_body, None, replayed=True)
 
 
 async def _price_lines(tx: Transaction, drafts: Sequence[Draft]) -> None:

@@ -37,6 +37,11 @@ def parts_degraded(shop: Shop) -> Read:
         yield (part,), times
 
 
+def own_reads(shop: Shop) -> Read:
+    yield ("standby",), shop.database.own.at_standby
+    yield ("primary",), shop.database.own.at_primary
+
+
 def breaker_states(shop: Shop) -> Read:
     for upstream in shop.upstreams:
         yield (upstream.name,), BREAKER_STATES[upstream.breaker.current_state]

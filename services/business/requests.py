@@ -12,7 +12,10 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from services import consistency
 from services.business.schemas import SLUG_FORM, SLUG_MAX, UUID_FORM
+from services.consistency import INTERNAL_HEADER, Seen
+from services.data.session import NOTHING
 from services.problems import (
     FieldError,
     IdempotencyKeyMissing,
@@ -81,6 +84,17 @@ def read_position(request: Request) -> int:
         detail = "must be a position in bytes"
         raise InvalidRequest(errors=[{"field": MIN_POSITION_HEADER, "detail": detail}])
     return position
+
+
+def read_seen(request: Request) -> Seen:
+    """What the customer has seen: access has verified it, so another form is a mistake of its."""
+    text = request.headers.get(INTERNAL_HEADER)
+    if text is None:
+        return NOTHING
+    try:
+        return consistency.read_seen(text)
+    except ValueError as error:
+        raise InvalidRequest(errors=[{"field": INTERNAL_HEADER, "detail": str(error)}]) from None
 
 
 def position_of(text: str) -> int | None:

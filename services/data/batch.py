@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Container, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
@@ -20,9 +20,11 @@ from typing import Final, Generic, Protocol, TypeVar
 import asyncpg
 
 from services.bulkhead import TRAFFIC, current_traffic
+from services.consistency import Seen
 from services.data.batch_counts import Counts
 from services.data.batch_line import Call, Line
 from services.data.retries import retried
+from services.data.session import Session, current_session
 from services.deadline import Deadline, current_deadline, deadline_or
 from services.problems import GatewayTimeout, OutcomeUnknown, Overloaded, Problem, Unavailable
 from services.tasks import end_tasks
@@ -108,10 +110,6 @@ class Batcher(Generic[Row, Out]):
     ) -> None:
         self.name = name
         self.counts = Counts()
-        # The WAL position behind a batch is read once for all its callers, if somebody needs it;
-        # each of them is told in its own context.
-        self.read_position: Callable[[], Awaitable[int]] | None = None
-        self.tell_position: Callable[[int], None] = lambda _: None
         self._work = work
         self._lanes_max = lanes
         self._key_of = key_of
@@ -160,8 +158,9 @@ class Batcher(Generic[Row, Out]):
             outcome = await call.answer
         finally:
             self._asking.discard(call)
-        if call.position is not None:
-            self.tell_position(call.position)
+            session = current_session.get()
+            if session is not None and call.seen is not None:
+                session.saw(call.seen)  # a refusal has shown something, too
         return outcome
 
     def _look_at(self, at: float, now: float) -> None:
@@ -226,15 +225,17 @@ class Batcher(Generic[Row, Out]):
             if not part:
                 continue
             self._begin(part, now)
+            # What the batch has written or seen, each of its callers has.
+            session = Session()
+            current_session.set(session)
             try:
                 rows, patient = [call.row for call in part], all(not call.skipped for call in part)
                 outcomes = await retried(partial(self._work, rows, patient))
-                position = await self._position()
             except Locked as locked:
                 parts.append(self._put_off(part, locked.places or range(len(part))))
             except EVERYBODYS as error:
                 for call in part:
-                    self._end(call, error)
+                    self._end(call, error, session.seen)
             except Exception as error:
                 if len(part) > 1:
                     parts += reversed(self._taken_apart(part, error))
@@ -247,14 +248,7 @@ class Batcher(Generic[Row, Out]):
                 raise
             else:
                 for call, outcome in zip(part, outcomes, strict=True):
-                    self._end(call, outcome, position)
-
-    async def _position(self) -> int | None:
-        """Where the WAL stands now; that it can not be read takes nothing back."""
-        try:
-            return None if self.read_position is None else await self.read_position()
-        except Problem:
-            return None
+                    self._end(call, outcome, session.seen)
 
     def _begin(self, part: list[Call[Row, Out]], now: float) -> None:
         for call in part:
@@ -302,10 +296,10 @@ class Batcher(Generic[Row, Out]):
         return [part[:middle], part[middle:]]
 
     def _end(
-        self, call: Call[Row, Out], outcome: Out | Exception, position: int | None = None
+        self, call: Call[Row, Out], outcome: Out | Exception, seen: Seen | None = None
     ) -> None:
-        call.end(outcome, position)
+        call.end(outcome, seen)
         if call.repeats and not isinstance(outcome, Exception):
             outcome = self._repeated(outcome)
         for repeat in call.repeats:
-            repeat.end(outcome, position)
+            repeat.end(outcome, seen)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Hashable
 from typing import Generic, TypeVar
 
 from services.bulkhead import current_traffic
+from services.consistency import Seen
 from services.data.batch_counts import Counts
 from services.problems import GatewayTimeout
 
@@ -20,12 +21,12 @@ class Call(Generic[Row, Out]):
     """One caller's row, and those who asked for the very same thing while it waited.
 
     at: the caller's deadline, and since: when it came, in seconds of the monotonic clock. begun:
-    whether its batch runs. skipped: how often it was put off. position: of the WAL behind it.
+    whether its batch runs. skipped: how often it was put off. seen: a place in the WAL behind it.
     traffic: the class of the caller's request.
     """
 
     __slots__ = (
-        *("answer", "at", "begun", "key", "position", "repeats", "row", "since", "skipped"),
+        *("answer", "at", "begun", "key", "repeats", "row", "seen", "since", "skipped"),
         "traffic",
     )
 
@@ -40,7 +41,7 @@ class Call(Generic[Row, Out]):
         self.begun = False
         self.skipped = 0
         self.traffic = current_traffic.get()
-        self.position: int | None = None
+        self.seen: Seen | None = None
         self.repeats: list[Call[Row, Out]] = []
 
     def everyone(self) -> list[Call[Row, Out]]:
@@ -60,11 +61,11 @@ class Call(Generic[Row, Out]):
             return self.at
         return max(self.at, *(repeat.at for repeat in self.repeats))
 
-    def end(self, outcome: Out | Exception, position: int | None) -> None:
+    def end(self, outcome: Out | Exception, seen: Seen | None) -> None:
         """Give its caller the outcome, unless that one has left."""
         if self.answer.done():
             return
-        self.position = position
+        self.seen = seen
         if isinstance(outcome, Exception):
             self.answer.set_exception(outcome)
         else:

@@ -101,9 +101,11 @@ class Cache(Generic[T]):
 
         load is given something to read from that has replayed the purges of those tags. One load a
         key runs at a time and serves all who wait. A value for which keep() is false is not held.
-        What is returned is not behind `needed`, a purge that the caller may have heard of first.
+        What is returned is not behind `needed`, a purge that the caller may have heard of first,
+        nor behind what the client of the request has seen.
         Raises Unavailable where the database has as many loads to do as it may.
         """
+        needed = max(needed, self._database.seen_position())
         while True:
             entry, now = self.memory.entries.get(key), time.monotonic()
             if entry is None or entry.position < needed or not self._shown(entry, now):

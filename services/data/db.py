@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import asyncpg
 
 from services.data.link import Record
+from services.data.own_reads import OwnReads
+from services.data.session import current_session
 from services.data.sources import Primary, Reader, Replica, Source
 from services.problems import GatewayTimeout, Unavailable
 from services.telemetry import logger
@@ -25,6 +27,8 @@ class Database:
         self.replicas = replicas
         self.lag_limit_ms = lag_limit_ms
         self.reads: Reader = Reads(self.readers)
+        self.own = OwnReads(self)
+        self.timeline = 0  # of the primary's WAL, when it was last asked; 0: never
 
     def readers(self, position: int = 0) -> list[Source]:
         """Where to read, best first: standbys that keep up and have replayed `position`, then the
@@ -46,6 +50,13 @@ class Database:
             if fit[1].pool.in_flight < fit[0].pool.in_flight:
                 fit[0], fit[1] = fit[1], fit[0]
         return [*fit, self.primary]
+
+    def seen_position(self) -> int:
+        """What the client of the request being served has seen, where it compares; else 0."""
+        session = current_session.get()
+        if session is None or session.needed.timeline != self.timeline:
+            return 0
+        return session.needed.position
 
     async def close(self) -> None:
         for source in (self.primary, *self.replicas):

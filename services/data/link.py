@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import socket
 import time
-from typing import Final
+from typing import Final, Literal
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
+
+from services.consistency import Seen
 
 Record = asyncpg.Record
 
@@ -55,6 +57,19 @@ LOST: Final = (
 )
 
 
+# After COMMIT or ROLLBACK in the same message: where the WAL stands then. asyncpg gives no rows of
+# such a message, but PostgreSQL tells the client of a changed application_name by itself. So the
+# position costs no round trip of its own: 15 microseconds of CPU, where asking after it costs 50.
+TELL_POSITION: Final = """;
+    select set_config('application_name',
+        split_part(current_setting('application_name'), ' at ', 1) || ' at '
+        || case when pg_is_in_recovery() then '0/0' else
+            left(pg_walfile_name(pg_current_wal_flush_lsn()), 8)
+            || '/' || (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)
+        end, false)
+"""
+
+
 class PlannedAnew(str):
     """SQL that is planned for the values of each execution, and not kept prepared.
 
@@ -84,6 +99,13 @@ class Link:
         if prepared is None:
             prepared = self._statements[sql] = await self.connection.prepare(sql)
         return prepared
+
+    async def end(self, verb: Literal["commit", "rollback"]) -> Seen:
+        """End the transaction; returns a place in the WAL that is behind all it wrote or saw."""
+        await self.connection.execute(verb + TELL_POSITION)
+        name: str = self.connection.get_settings().application_name
+        timeline, _, position = name.rpartition(" at ")[2].partition("/")
+        return Seen(int(timeline, 16), int(position))
 
     def usable(self) -> bool:
         return not self.connection.is_closed() and time.monotonic() < self.retire_at

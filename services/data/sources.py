@@ -8,17 +8,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from services.data.by_key import ByKey, find_all
 from services.data.link import Link, Record
 from services.data.pool import Pool
 from services.data.retries import rolled_back
+from services.data.session import Session, current_session
 from services.data.standing import Standing
 from services.problems import GatewayTimeout, OutcomeUnknown, Unavailable
 
 # A read of a page takes a millisecond: who has no place after this would wait in a growing line.
 STAND_IN_WAIT_S: Final = 0.1
+
+# An LSN as bytes from the start of the WAL, so that positions compare as integers; null of a server
+# that is no standby.
+STANDBY_POSITION = """
+    select case when pg_is_in_recovery()
+        then (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint
+    end as position
+"""
 
 
 class Reader(Protocol):
@@ -139,7 +148,7 @@ class Primary(Source):
         Raises OutcomeUnknown when COMMIT was sent and its answer was lost: of 45 such calls that
         were followed up, 41 had committed. Never take it for a failure; ask by key.
         """
-        committing = False
+        committing, session = False, current_session.get()
         try:
             async with self.pool.link() as link:
                 await link.connection.execute(f"begin isolation level {isolation}")
@@ -149,12 +158,22 @@ class Primary(Source):
                     raise  # the pool rolls back once the server has let go of the statement
                 except BaseException:
                     if not link.connection.is_closed():
-                        await link.connection.execute("rollback")
+                        await _end(link, "rollback", session)
                     raise
                 committing = True
-                await link.connection.execute("commit")
+                await _end(link, "commit", session)
         except (Unavailable, GatewayTimeout, asyncio.CancelledError) as error:
             # That it was rolled back is an answer, also to COMMIT.
             if committing and not rolled_back(error):
+                if session is not None:
+                    session.lost_sight()
                 raise OutcomeUnknown from error
             raise
+
+
+async def _end(link: Link, verb: Literal["commit", "rollback"], session: Session | None) -> None:
+    """End the transaction; what was refused has shown the client something, too."""
+    if session is None:
+        await link.connection.execute(verb)
+    else:
+        session.saw(await link.end(verb))

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Final
 
 from services.data.db import Database
-from services.data.link import Link
+from services.data.link import Link, Record
 from services.data.pool import IDLE_LOOK_S
-from services.data.sources import Replica, Source
+from services.data.sources import STANDBY_POSITION, Replica, Source
 from services.telemetry import logger
 
 log = logger(__name__)
@@ -21,16 +21,14 @@ WATCH_INTERVAL_S: Final = 0.1  # a tenth of the default lag limit
 LOOK_S: Final = 0.5  # a server that is frozen is not read from after this and an interval
 SAMPLES: Final = 600  # one minute of the primary's positions, to date a standby's position by
 
-# An LSN as bytes from the start of the WAL, so that positions compare as integers.
+# The timeline is the first eight digits of a WAL file's name, in hex.
 PRIMARY_POSITION = """
     select case when not pg_is_in_recovery()
-        then (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint
-    end
-"""
-STANDBY_POSITION = """
-    select case when pg_is_in_recovery()
-        then (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint
-    end
+            then (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint
+        end as position,
+        case when not pg_is_in_recovery()
+            then left(pg_walfile_name(pg_current_wal_lsn()), 8)
+        end as timeline
 """
 
 
@@ -72,17 +70,18 @@ class Watch:
 
     async def _look_at_primary(self) -> None:
         asked_at = time.monotonic()
-        position = await self._ask(self._database.primary, PRIMARY_POSITION)
-        if position is not None:  # without a primary standbys stay as late as they were
-            self._database.primary.position = position
-            self._samples.append((asked_at, position))
+        answer = await self._ask(self._database.primary, PRIMARY_POSITION)
+        if answer is not None:  # without a primary standbys stay as late as they were
+            self._database.primary.position = answer["position"]
+            self._database.timeline = int(answer["timeline"], 16)
+            self._samples.append((asked_at, answer["position"]))
 
     async def _look_at(self, replica: Replica) -> None:
-        position = await self._ask(replica, STANDBY_POSITION)
-        if position is None:
+        answer = await self._ask(replica, STANDBY_POSITION)
+        if answer is None:
             replica.lag_ms = None
         else:
-            replica.position = position
+            replica.position = position = answer["position"]
             replica.lag_ms = self._lag_ms(position)
             replica.lag_bytes = max(0, self._database.primary.position - position)
         self._judge(replica)
@@ -107,19 +106,19 @@ class Watch:
         elif stood and not replica.standing.stands:
             log.warning("standby is not read from", standby=replica.name, lag_ms=replica.lag_ms)
 
-    async def _ask(self, source: Source, sql: str) -> int | None:
-        """A position in bytes of WAL; None while the server does not answer, or not as what it was.
+    async def _ask(self, source: Source, sql: str) -> Record | None:
+        """Where a server is; None while it does not answer, or not as what it was.
 
         A server that is now something else answers null: the next look is at a new connection,
         maybe to another host.
         """
-        position = None
+        answer = None
         try:
             async with asyncio.timeout(LOOK_S):
                 link = self._links.get(source)
                 if link is None:
                     link = self._links[source] = await source.pool.open_link()
-                position = await (await link.statement(sql)).fetchval()
+                answer = await (await link.statement(sql)).fetchrow()
             self._silent.discard(source)
             source.pool.upstream.breaker.heard()
         except Exception as error:  # not there, frozen, a wrong password
@@ -127,9 +126,11 @@ class Watch:
                 self._silent.add(source)
                 log.warning("server can not be asked", source=source.name, error=repr(error))
         finally:
-            if position is None:
+            if answer is not None and answer["position"] is None:
+                answer = None
+            if answer is None:
                 self._let_go(source)
-        return None if position is None else int(position)
+        return answer
 
     def _let_go(self, source: Source) -> None:
         link = self._links.pop(source, None)

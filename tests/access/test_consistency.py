@@ -67,6 +67,12 @@ async def test_a_client_gets_what_it_has_seen_as_a_field_and_a_cookie(
     assert FIELD.decode() not in response.headers
 
 
+async def test_who_shows_a_bearer_token_gets_no_cookie(access: Access, shop: Shop) -> None:
+    response = await access.get("/orders/1", f"authorization: Bearer {shop.token}")
+    assert SEAL.open(response.headers["consistency-token"].encode(), CUSTOMER, time.time()) == SEEN
+    assert "set-cookie" not in response.headers
+
+
 async def test_the_cookie_is_secure_where_cookies_are(shop: Shop) -> None:
     async with Upstream(Shop()) as upstream, running(upstream, cookie_secure=True) as access:
         response = await access.get("/orders/1")

@@ -54,6 +54,7 @@ def move(shop: Shop) -> None:
         (shop.store.loads, ("refused",)),
         (shop.store.cached, ("reads", "batches")),
         (shop.store.wake_ups, ("asked", "sent")),
+        (shop.database.own, ("at_standby", "at_primary", "misses", "waits", "waits_in_vain")),
     ):
         for name in names:
             setattr(counted, name, getattr(counted, name) + 1)

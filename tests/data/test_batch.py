@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import asyncpg
 import pytest
 
 from services.bulkhead import Traffic, current_traffic
+from services.consistency import Seen
 from services.data import batch as batch_module
 from services.data.batch import Batcher, Locked
+from services.data.session import Session, current_session
 from services.deadline import Deadline, current_deadline
 from services.problems import (
     GatewayTimeout,
+    NotFound,
     OutcomeUnknown,
     OutOfStock,
     Overloaded,
@@ -350,25 +353,26 @@ async def test_a_row_that_stays_locked_is_given_up_at_its_deadline() -> None:
     await until(lambda: made.waiting == 0, within_s=WITHIN_S, what="it is tried no more")
 
 
-async def test_every_caller_is_told_the_position_behind_its_batch() -> None:
-    work = Gated()
-    work.open()
-    made = batcher(work)
-    told: list[tuple[str, int]] = []
+async def test_every_caller_has_seen_what_its_batch_has_seen() -> None:
+    """Also one whose row was refused: a refusal says something about the present."""
 
-    async def position() -> int:
-        return len(work.batches)
+    async def work(rows: Sequence[Row], _: bool) -> list[str | Exception]:
+        session = current_session.get()
+        assert session is not None
+        session.saw(Seen(1, 10 * len(rows)))
+        return [NotFound() if row.text == "b" else row.text for row in rows]
 
-    made.read_position = position
-    caller: ContextVar[str] = ContextVar("caller")
-    made.tell_position = lambda at: told.append((caller.get(), at))
+    made: Batcher[Row, str] = Batcher("test", work)
 
-    async def call(text: str) -> None:
-        caller.set(text)
-        await made.call(Row(text))
+    async def call(text: str) -> Seen:
+        session = Session()
+        current_session.set(session)
+        with suppress(NotFound):
+            await made.call(Row(text))
+        return session.seen
 
-    await asyncio.gather(call("a"), call("b"))
-    assert sorted(told) == [("a", 1), ("b", 1)]
+    seen = [*await asyncio.gather(call("a"), call("b"))]
+    assert seen == [Seen(1, 20), Seen(1, 20)]
 
 
 async def test_more_than_can_be_done_in_time_is_refused_at_once(

@@ -11,8 +11,10 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from services.consistency import Seen
 from services.data.cache import RELOADS, Cache
 from services.data.memory import Entry
+from services.data.session import Session, current_session
 from services.data.shared import UNVERIFIED_TTL_S
 from services.data.sources import Reader
 from services.data.store import Store
@@ -205,6 +207,26 @@ async def test_a_value_that_is_behind_what_a_reader_needs_is_not_used(
     assert source.loads == 2
     assert await text_of(one, source, needed=needed) == "new"
     assert await text_of(other, source, needed=needed) == "new"  # which the other has stored
+    assert source.loads == 2
+
+
+async def test_a_value_that_is_behind_what_its_client_has_seen_is_not_used(
+    make_cache: MakeCache, store: Store
+) -> None:
+    source, cache = Source(), make_cache()
+    assert await text_of(cache, source) == "old"
+    source.text = "new"
+    await until(lambda: store.database.timeline > 0, within_s=10, what="timeline is known")
+    far, timeline = await settle_positions(store) + 2**40, store.database.timeline
+
+    async def text_for(seen: Seen) -> str | None:
+        current_session.set(Session(seen))
+        return await text_of(cache, source)
+
+    # Of another timeline a position says nothing about values.
+    assert await asyncio.create_task(text_for(Seen(timeline + 1, far))) == "old"
+    assert await asyncio.create_task(text_for(Seen(timeline, 1))) == "old"
+    assert await asyncio.create_task(text_for(Seen(timeline, far))) == "new"
     assert source.loads == 2
 
 

@@ -1,0 +1,66 @@
+"""Orders and payments as their customer reads them: each in one statement, so in one snapshot."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID
+
+from services.data.orders import Order, OrderKey, OrderLine
+from services.data.own_reads import OwnReads
+from services.data.payments import Payment
+
+
+class OwnOrder(NamedTuple):
+    """An order with its lines, and its payments from the first on."""
+
+    order: Order
+    lines: list[OrderLine]
+    payments: list[Payment]
+
+
+# Whatever is added here has to be of one statement: two could be answered by two standbys. position
+# is where the answering server stands, evaluated after the statement's snapshot was taken, so it is
+# not behind what the snapshot shows.
+SELECT_OWN_ORDER = """
+    select o.customer_id, o.order_id, o.state, o.currency, o.total_minor, o.hold_expires_at,
+        o.created_at, o.hold_expires_at <= now() as hold_is_over,
+        array(
+            select row(l.variant_id, l.title, l.quantity, l.unit_price_minor)
+            from order_lines l
+            where l.customer_id = o.customer_id and l.order_id = o.order_id order by l.position
+        ) as lines,
+        array(
+            select row(p.customer_id, p.payment_id, p.order_id, p.state, p.amount_minor,
+                p.currency, p.payment_method, p.charge_id, p.decline_code, p.detail,
+                p.check_count, p.created_at, p.updated_at)
+            from payments p
+            where p.customer_id = o.customer_id and p.order_id = o.order_id
+            order by p.created_at, p.payment_id
+        ) as payments,
+        (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+            else pg_current_wal_flush_lsn() end - '0/0'::pg_lsn)::bigint as position
+    from orders o where o.customer_id = $1 and o.order_id = $2
+"""
+
+SELECT_OWN_PAYMENT = """
+    select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
+        charge_id, decline_code, detail, check_count, created_at, updated_at,
+        (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+            else pg_current_wal_flush_lsn() end - '0/0'::pg_lsn)::bigint as position
+    from payments where customer_id = $1 and payment_id = $2
+"""
+
+
+async def select_own_order(own: OwnReads, key: OrderKey) -> OwnOrder | None:
+    row = await own.fetchrow(SELECT_OWN_ORDER, *key)
+    if row is None:
+        return None
+    *order, lines, payments, _ = row
+    return OwnOrder(
+        Order(*order), [OrderLine(*line) for line in lines], [Payment(*one) for one in payments]
+    )
+
+
+async def select_own_payment(own: OwnReads, customer_id: UUID, payment_id: UUID) -> Payment | None:
+    row = await own.fetchrow(SELECT_OWN_PAYMENT, customer_id, payment_id)
+    return Payment(*row[:-1]) if row is not None else None
