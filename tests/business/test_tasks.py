@@ -18,7 +18,7 @@ NAMED: Final = {
     "cache.py: get": "a reader that gives up does not take the load from the others",
     "cache.py: _behind": "storing while the readers have their answer; ends by Valkey's timeout",
     "joined.py: _send": "reads of many callers in one; ends by Valkey's timeout",
-    "batch.py: _begin": "a batch of many callers in one transaction; ends when nothing waits",
+    "batch.py: _open_lane": "a batch of many callers in one transaction; ends when nothing waits",
     "shop.py: finish": "waits for all of them",
     "hosts.py: _race": "of several hosts the first to answer; the others are cancelled",
     "pool.py: _recover": "a connection whose statement was cancelled; ends by RECOVER_TIMEOUT_S",

@@ -115,6 +115,8 @@ async def open_sandbox(
         "provider",
         timeout_s=settings.provider_timeout_ms / 1000,
         max_concurrent=CONCURRENT_CHARGES,
+        # A payment is claimed by now: to refuse it early would help nobody.
+        wait_s=settings.provider_timeout_ms / 1000,
         answers=(RefusedByProvider, NeverArrived),
         never_sent=(
             httpx.ConnectError,
