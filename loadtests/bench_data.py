@@ -20,7 +20,7 @@ import asyncpg
 import uvloop
 
 from loadtests.bench_access import EXIT_INTERRUPTED
-from loadtests.data_bench import Bench
+from loadtests.data_bench import CALLERS, Bench
 from loadtests.data_cache import cache
 from loadtests.data_growth import growth
 from loadtests.data_stack import running_data_stack
@@ -52,7 +52,13 @@ async def run(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
     with scratch() as folder, on_core(cores.generator):
         async with running_data_stack(folder, cores.server) as stack:
             bench = Bench(
-                stack, cores, options.rounds, options.seconds, options.warm_up_s, options.products
+                stack,
+                cores,
+                options.rounds,
+                options.seconds,
+                options.warm_up_s,
+                options.products,
+                options.callers,
             )
             for name in sorted(options.only, key=list(WORKS).index):
                 print(f"measuring: {name}", flush=True)
@@ -71,6 +77,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=positive, default=2.0, help="of each side in each round; pgbench: whole")
     add("--warm-up-s", type=not_negative, default=0.3, help="before each, not measured")
     add("--products", type=whole, default=100_000, help="of the large catalog of growth")
+    add("--callers", type=whole, default=CALLERS, help="and clients of pgbench")
     add("--results", type=Path, default=RESULTS, help="folder of the result file")
     if os.environ.get("QUICK", "") not in ("", "0"):
         parser.set_defaults(**QUICK)

@@ -29,17 +29,19 @@ class Bench:
     seconds: float
     warm_up_s: float
     products: int  # of the large catalog
+    callers: int = CALLERS
 
-    def calls(self, ask: Ask, callers: int = CALLERS) -> Side:
-        """A side whose callers are tasks of this process."""
-        return lambda: call(ask, callers=callers, seconds=self.seconds, warm_up_s=self.warm_up_s)
+    def calls(self, ask: Ask, callers: int = 0) -> Side:
+        """A side whose callers are tasks of this process: so many as always, if not said."""
+        count = callers or self.callers
+        return lambda: call(ask, callers=count, seconds=self.seconds, warm_up_s=self.warm_up_s)
 
     def pgbench(self, script: str) -> Side:
         """A side that is pgbench, on the core of the callers."""
 
         async def run() -> Called:
             tps = await self.stack.pgbench(
-                script, clients=CALLERS, seconds=self.seconds, core=self.cores.generator
+                script, clients=self.callers, seconds=self.seconds, core=self.cores.generator
             )
             return Called(tps, 0.0, 0.0, 0.0)
 
@@ -74,12 +76,14 @@ def compared(
     ]
 
 
-def against_pgbench(work: str, figures: Mapping[str, Sequence[Called]], aim: Aim) -> list[Row]:
-    """Our callers, 64 and a crowd of them, against a transaction each of pgbench's 64 clients."""
-    peer = f"pgbench, a transaction each, c={CALLERS}"
+def against_pgbench(
+    bench: Bench, work: str, figures: Mapping[str, Sequence[Called]], aim: Aim
+) -> list[Row]:
+    """Our callers and a crowd of them, against a transaction each of as many clients of pgbench."""
+    peer = f"pgbench, a transaction each, c={bench.callers}"
     theirs = columns(figures["pgbench"])
     rows = []
-    for name, callers, wanted in (("ours", CALLERS, aim), ("crowd", CROWD, None)):
+    for name, callers, wanted in (("ours", bench.callers, aim), ("crowd", CROWD, None)):
         ours, label = columns(figures[name]), f"{work}, batched, c={callers}"
         rows += [
             ratio_row(label, "rows/s", ours.rate, peer, theirs.rate, aim=wanted),

@@ -83,8 +83,8 @@ async def _from_valkey(store: Store, slugs: Sequence[str], bench: Bench) -> list
 
     sides = {"ours": bench.calls(ours), "redis-py": bench.calls(theirs)}
     figures = await bench.turns(sides)
-    work = f"product pages from Valkey, checked against purges and decoded, c={CALLERS}"
-    peer = f"redis-py, GET of each, c={CALLERS}"
+    work = f"product pages from Valkey, checked against purges and decoded, c={bench.callers}"
+    peer = f"redis-py, GET of each, c={bench.callers}"
     return compared(
         work, figures["ours"], peer, figures["redis-py"], aim=VALKEY_AIM, unit="pages/s"
     )

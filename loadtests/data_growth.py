@@ -6,7 +6,7 @@ import random
 from contextlib import AsyncExitStack
 from typing import Final
 
-from loadtests.data_bench import CALLERS, Bench, Side, compared
+from loadtests.data_bench import Bench, Side, compared
 from loadtests.data_goods import drop_search, fill
 from loadtests.data_stack import DataStack
 from loadtests.programs import BrokenRunError
@@ -31,7 +31,7 @@ async def growth(bench: Bench) -> list[Row]:
             sides |= {name: side, f"{name}, alone": alone}
         figures = await bench.turns(sides)
     rows = []
-    for suffix, callers in (("", CALLERS), (", alone", 1)):
+    for suffix, callers in (("", bench.callers), (", alone", 1)):
         work = f"a product by its slug of {bench.products:,}, not cached, c={callers}"
         ours, theirs = figures[f"large{suffix}"], figures[f"small{suffix}"]
         rows += compared(work, ours, f"the same of {SMALL:,}", theirs, aim=GROWTH_AIM)

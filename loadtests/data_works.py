@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from loadtests.data_bench import CALLERS, CROWD, Bench, against_pgbench, compared
+from loadtests.data_bench import CROWD, Bench, against_pgbench, compared
 from loadtests.data_goods import fill
 from loadtests.data_stack import DataStack
 from loadtests.programs import BrokenRunError
@@ -82,7 +82,7 @@ async def insert(bench: Bench) -> list[Row]:
             "crowd": bench.calls(ask, CROWD),
             "pgbench": bench.pgbench(INSERT_SCRIPT),
         }
-        return against_pgbench("inserts of one row", await bench.turns(sides), INSERTS_AIM)
+        return against_pgbench(bench, "inserts of one row", await bench.turns(sides), INSERTS_AIM)
 
 
 async def hot(bench: Bench) -> list[Row]:
@@ -101,7 +101,7 @@ async def hot(bench: Bench) -> list[Row]:
         }
         figures = await bench.turns(sides)
         await _sell_out(bench.stack, primary)
-        return against_pgbench("holds on one hot row", figures, HOLDS_AIM)
+        return against_pgbench(bench, "holds on one hot row", figures, HOLDS_AIM)
 
 
 def _holds(primary: Primary) -> Batcher[list[Quantity], bool]:
@@ -148,8 +148,8 @@ async def reads(bench: Bench) -> list[Row]:
         figures = await bench.turns({name: bench.calls(ask) for name, ask in sides.items()})
     peer, their = "asyncpg pool.fetchrow", figures["asyncpg"]
     by_key, by_itself = (
-        f"reads by key, joined, c={CALLERS}",
-        f"reads by key, each by itself, c={CALLERS}",
+        f"reads by key, joined, c={bench.callers}",
+        f"reads by key, each by itself, c={bench.callers}",
     )
     return [
         *compared(by_key, figures["joined"], peer, their, aim=READS_AIM),
