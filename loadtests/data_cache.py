@@ -44,6 +44,7 @@ async def cache(bench: Bench) -> list[Row]:
         pages = _cache(store)
         for begin in range(0, PAGES, CALLERS):
             await asyncio.gather(*(_page(pages, slug) for slug in slugs[begin : begin + CALLERS]))
+        await pages.settled()  # all of them are in Valkey
         return [*await _from_memory(pages, bench), *await _from_valkey(store, slugs, bench)]
 
 
