@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 Out = TypeVar("Out")
 
-# Answers of a batch are made without a pause, some 50 microseconds each: more of them would keep
-# the loop from everybody else for longer than a page takes.
+# Answers of a batch are made without a pause: more of them would keep the loop from everybody else
+# for longer than a page takes.
 OPERATION_ROWS_MAX: Final = 100
 ROW_BYTES: Final = 500  # about what a payment and its neighbours are in a statement
 

@@ -34,8 +34,8 @@ Out = TypeVar("Out")
 Row_contra = TypeVar("Row_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
 
-ROWS_MAX: Final = 500  # from some 200 rows on a larger batch costs as much a row, and takes longer
-BYTES_MAX: Final = 2**20  # of rows by size_of: a statement that the server has read in 10 ms
+ROWS_MAX: Final = 500  # a bound on how long a batch takes, many times what usually waits
+BYTES_MAX: Final = 2**20  # of rows by size_of; the same bound for rows that are large
 WAITING_MAX: Final = 20_000  # calls; more than are done before their deadlines is no use to wait
 TIMEOUT_S: Final = 5.0  # of a caller without a deadline, as a request has it
 FIRST_PAUSE_S: Final = 0.002  # before rows locked elsewhere are tried again: about one batch
