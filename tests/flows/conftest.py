@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.shop_fixtures import books, business, customer, http, provider, shop
+from tests.shop_fixtures import books, business, customer, http, laboratory, provider, shop
 
-__all__ = ["books", "business", "customer", "http", "provider", "shop"]
+__all__ = ["books", "business", "customer", "http", "laboratory", "provider", "shop"]

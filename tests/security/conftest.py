@@ -6,6 +6,9 @@ import pytest
 
 from tests.running_stack import RunningStack
 from tests.security.guests import Goods, Guest, new_guest, plenty_of_goods
+from tests.shop_fixtures import laboratory
+
+__all__ = ["laboratory"]
 
 
 @pytest.fixture(scope="session")
