@@ -138,6 +138,25 @@ def doctor(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 
 @app.command()
+def timeouts(
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="HOST:PORT of /metrics of business or a worker, in place of the stack's."
+        ),
+    ] = None,
+) -> None:
+    """Show how long each dependency takes (p50, p99, p99.9) beside the longest we wait for it."""
+    from infra.timeouts import addresses_of
+    from infra.timeouts import show as show_timeouts
+
+    raise typer.Exit(
+        _on_running_stack(lambda: show_timeouts(metrics or addresses_of(DataFolder.at(data_dir))))
+    )
+
+
+@app.command()
 def secrets(
     folder: Annotated[Path, typer.Argument(help="Where the files go; what is there is kept.")],
 ) -> None:

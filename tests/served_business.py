@@ -25,10 +25,11 @@ from tests.shopping import http_client
 
 @dataclass
 class ServedBusiness:
-    """http: a client of it, as access is one."""
+    """http: a client of it, as access is one. loop: what it runs on, in its thread."""
 
     gate: Gate
     http: httpx.AsyncClient
+    loop: asyncio.AbstractEventLoop
 
 
 @asynccontextmanager
@@ -45,7 +46,7 @@ async def served_business(settings: BusinessSettings) -> AsyncIterator[ServedBus
     try:
         await until(lambda: server.started, within_s=20, what="business listens")
         async with http_client(url, **{"x-internal-secret": secret}) as http:
-            yield ServedBusiness(gate, http)
+            yield ServedBusiness(gate, http, server.servers[0].get_loop())
     finally:
         server.should_exit = True
         await asyncio.to_thread(thread.join)

@@ -213,7 +213,7 @@ def _pages(settings: BusinessSettings) -> list[Route]:
         Route("/live", _live),
         Route("/ready", _ready),
         Route("/openapi.json", _constant(document, "application/json")),
-        Route("/problems/{name}", _show_problem),
+        Route("/problems/{name}", _problem_pages()),
         Route("/pictures/{name}.svg", _show_picture),
     ]
     if settings.docs:
@@ -254,13 +254,18 @@ async def _ready(request: Request) -> Response:
     return PlainTextResponse(f"ready, schema {version}\n", headers={"cache-control": "no-store"})
 
 
-async def _show_problem(request: Request) -> Response:
-    name = request.path_params["name"]
-    kinds = {kind.name: kind for kind in catalogue()}
-    if name not in kinds:
-        return answers.problem(NotFound("There is no problem of this name."))
-    headers = {"cache-control": "public, max-age=60", "content-security-policy": PAGE_POLICY}
-    return HTMLResponse(openapi.problem_page(kinds[name]), headers=headers)
+def _problem_pages() -> Callable[[Request], Awaitable[Response]]:
+    """Rendered once: a template is a file, and nothing is read from a disk on the event loop."""
+    pages = {kind.name: openapi.problem_page(kind).encode() for kind in catalogue()}
+
+    async def endpoint(request: Request) -> Response:
+        page = pages.get(request.path_params["name"])
+        if page is None:
+            return answers.problem(NotFound("There is no problem of this name."))
+        headers = {"cache-control": "public, max-age=60", "content-security-policy": PAGE_POLICY}
+        return HTMLResponse(page, headers=headers)
+
+    return endpoint
 
 
 async def _show_picture(request: Request) -> Response:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from services import tally
 from services.business import readings
 from services.business.database_metrics import DATABASE
 from services.business.shop import Shop
@@ -20,6 +21,51 @@ Table = tuple[Family[Shop], ...]
 
 # What a shop tells whoever has opened it: business and each worker.
 SHOP: Final[Table] = (
+    counter(
+        "upstream_calls",
+        "Calls of each dependency, by what became of them",
+        readings.calls,
+        "upstream",
+        "outcome",
+    ),
+    counter(
+        "upstream_refused",
+        "Of those not sent, those that we did not let begin, and why",
+        readings.calls_refused,
+        "upstream",
+        "reason",
+    ),
+    histogram(
+        "upstream_seconds",
+        "Seconds that calls took which began; of a database, as long as they had its connection",
+        readings.call_seconds,
+        "upstream",
+        bounds=tally.BOUNDS_S,
+    ),
+    gauge(
+        "upstream_timeout_seconds",
+        "The longest that a call may take",
+        readings.of_upstreams("timeout_s"),
+        "upstream",
+    ),
+    gauge(
+        "upstream_in_use",
+        "Calls that run",
+        readings.of_upstreams("in_use"),
+        "upstream",
+    ),
+    gauge(
+        "upstream_waiting",
+        "Calls that wait for a place",
+        readings.of_upstreams("waiting"),
+        "upstream",
+    ),
+    gauge(
+        "upstream_limit",
+        "The most that may run at once",
+        readings.of_upstreams("limit"),
+        "upstream",
+    ),
     gauge(
         "breaker_state",
         "0: closed; 1: half open, being probed; 2: open, calls are refused",

@@ -42,6 +42,32 @@ def own_reads(shop: Shop) -> Read:
     yield ("primary",), shop.database.own.at_primary
 
 
+def calls(shop: Shop) -> Read:
+    for upstream in shop.upstreams:
+        for outcome, times in upstream.tally.counts.items():
+            yield (upstream.name, outcome), times
+
+
+def calls_refused(shop: Shop) -> Read:
+    for upstream in shop.upstreams:
+        for reason, times in upstream.tally.refused.items():
+            yield (upstream.name, reason), times
+
+
+def call_seconds(shop: Shop) -> Read:
+    for upstream in shop.upstreams:
+        tally = upstream.tally
+        yield (upstream.name,), [*map(float, tally.seconds), tally.total_s]
+
+
+def of_upstreams(attribute: str) -> Reading:
+    def reading(shop: Shop) -> Read:
+        for upstream in shop.upstreams:
+            yield (upstream.name,), getattr(upstream, attribute)
+
+    return reading
+
+
 def breaker_states(shop: Shop) -> Read:
     for upstream in shop.upstreams:
         yield (upstream.name,), BREAKER_STATES[upstream.breaker.current_state]

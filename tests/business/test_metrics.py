@@ -65,6 +65,9 @@ def move(shop: Shop) -> None:
     batches.again += 1
     batches.left_out += 1
     batches.taken_apart += 1
+    for upstream in shop.upstreams:
+        upstream.tally.end("ok", 0.003)
+        upstream.tally.refuse("full")
     shop.watchdog.lag.add(0.003)
     shop.watchdog.blocked_total += 1
 
@@ -120,8 +123,11 @@ async def test_pools_and_breakers_are_told_by_their_names(stack: RunningStack) -
     for source in ("primary", "standby-1"):
         assert value(text, "tercet_business_pool_connections", source=source) >= 1
         assert value(text, "tercet_business_pool_limit_connections", source=source) == 8
-    told = {sample.labels["upstream"] for sample in samples(text) if "upstream" in sample.labels}
-    assert {"primary", "standby-1", "valkey", "provider"} <= told
+    for upstream in ("primary", "standby-1", "valkey", "provider"):
+        assert value(text, "tercet_business_upstream_limit", upstream=upstream) >= 1
+    for upstream in ("primary", "standby-1", "valkey"):
+        assert value(text, "tercet_business_upstream_calls_total", upstream=upstream) >= 1
+        assert value(text, "tercet_business_upstream_seconds_count", upstream=upstream) >= 1
 
 
 async def test_a_worker_says_what_it_has_done(

@@ -1,0 +1,197 @@
+"""Nothing that blocks, and no long computing, on the event loop of business: by real requests.
+
+While one request waits in a call that blocks, or computes, all others of the process wait too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from blockbuster import BlockBuster, blockbuster
+
+from services.business.endpoints import INTERNAL, PUBLIC
+from tests.running_stack import RunningStack
+from tests.served_business import ServedBusiness, served_business
+from tests.shopping import Books, Goods, business_settings
+
+# Of CPU, in one turn of the loop. A page takes 1 ms; the largest body a client may send is read
+# in 3 ms. A tenth of what the watchdog calls late.
+TURN_LIMIT_S: Final = 0.01
+
+
+@pytest.fixture(scope="module")
+async def served(stack: RunningStack) -> AsyncIterator[ServedBusiness]:
+    async with served_business(business_settings(stack, docs=True)) as business:
+        yield business
+
+
+@contextmanager
+def calls_that_block() -> Iterator[list[str]]:
+    """The stacks of those that our code makes while a loop runs in its thread.
+
+    They are noted and raised: who swallows what is raised does not hide it.
+    """
+    found: list[str] = []
+
+    class Noted(blockbuster.BlockingError):
+        def __init__(self, name: str) -> None:
+            super().__init__(name)
+            found.append(name + "\n" + "".join(traceback.format_stack(limit=12)))
+
+    watch = BlockBuster(scanned_modules=["services"])
+    # What is logged goes to stderr, in lines that fit into a pipe.
+    for function in watch.functions.values():
+        function.can_block_in("structlog/_output.py", {"msg", "warning", "info", "error"})
+        function.can_block_in("logging/__init__.py", {"emit", "handle", "acquire", "flush"})
+    with patch.object(blockbuster, "BlockingError", Noted):
+        watch.activate()
+        try:
+            yield found
+        finally:
+            watch.deactivate()
+
+
+@dataclass
+class Asker:
+    """Asks every route of the table, one request after another; `after` is told of each."""
+
+    business: httpx.AsyncClient
+    books: Books
+    goods: Goods
+    operator_token: str
+    after: Callable[[str], None]
+    asked: set[str] = field(default_factory=set)
+
+    async def everything(self) -> None:
+        slug, line = self.goods.slug, {"variant_id": str(self.goods.variant), "quantity": 1}
+        placed = await self.ask("POST", "/orders", body={"lines": [line]})
+        order_id = placed.json()["order_id"]
+        customer_id = await self.books.value(
+            "select customer_id from orders where order_id = $1", UUID(order_id)
+        )
+        self.business.headers["x-customer-id"] = str(customer_id)
+        self.business.headers["authorization"] = f"Bearer {self.operator_token}"
+        pay = {"payment_method": "tok_approve"}
+        paid = await self.ask(
+            "POST", "/orders/{order_id}/payments", f"/orders/{order_id}/payments", body=pay
+        )
+        await self.ask("GET", "/orders/{order_id}", f"/orders/{order_id}")
+        payment = f"/payments/{paid.json()['payment_id']}"
+        await self.ask("GET", "/payments/{payment_id}", payment)
+        for path in ("/products", "/products?q=wool+shirt&sort=price&limit=100", "/categories"):
+            await self.ask("GET", path.partition("?")[0], path)
+        for _ in range(2):  # from the database, then from memory
+            await self.ask("GET", "/products/{slug}", f"/products/{slug}")
+        await self.ask("GET", "/products/{slug}/stock", f"/products/{slug}/stock")
+        movement = {**line, "kind": "receive", "reason": "a test"}
+        await self.ask("POST", "/operator/stock-movements", body=movement)
+        await self.ask("GET", "/operator/upstreams")
+        await self.ask("GET", "/internal/pages")
+        nobody = f"/internal/identities/{'0' * 64}"
+        await self.ask("GET", "/internal/identities/{token_sha256}", nobody, status=404)
+        await self._beside_the_table()
+
+    async def _beside_the_table(self) -> None:
+        """Pages for people, health, and what is refused."""
+        for path in ("/docs", "/openapi.json", "/live", "/ready", "/problems/out-of-stock"):
+            await self.ask("GET", path)
+        await self.ask("GET", "/pictures/aldin-linen-shirt-1dtq3hu-rust.svg")
+        await self.ask("GET", "/products/{slug}", "/products/no-such-thing", status=404)
+        await self.ask("DELETE", "/orders", status=405)
+        variants = [{"variant_id": str(uuid4()), "quantity": 1} for _ in range(50)]
+        await self.ask("POST", "/orders", body={"lines": variants}, status=422)
+        large = {"lines": variants, **{f"field-{n}": "x" for n in range(3_000)}}  # 60 KB
+        await self.ask("POST", "/orders", body=large, status=422)
+        deep: Any = "x"
+        for _ in range(500):
+            deep = [deep]
+        await self.ask("POST", "/orders", body={"lines": deep}, status=422)
+
+    async def ask(
+        self, method: str, route: str, path: str = "", *, body: Any = None, status: int = 0
+    ) -> httpx.Response:
+        headers = {"idempotency-key": uuid4().hex}
+        answer = await self.business.request(method, path or route, json=body, headers=headers)
+        expected = (status,) if status else (200, 201)
+        assert answer.status_code in expected, f"{method} {path or route}: {answer.text}"
+        self.asked.add(f"{method} {route}")
+        self.after(f"{method} {path or route} {answer.status_code}")
+        return answer
+
+
+@pytest.fixture
+async def asker(served: ServedBusiness, books: Books, stack: RunningStack) -> Asker:
+    token = stack.secret("operator_token")
+    return Asker(served.http, books, await books.goods(), token, after=lambda _: None)
+
+
+async def test_no_route_makes_a_call_that_blocks(asker: Asker) -> None:
+    with calls_that_block() as found:
+        await asker.everything()
+    assert found == [], "\n".join(found)
+    table = {f"{endpoint.method} {endpoint.path}" for endpoint in (*PUBLIC, *INTERNAL)}
+    assert table <= asker.asked, "a route that nobody asked for"
+
+
+async def test_a_call_that_blocks_would_be_found(
+    asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that a reader of the test above would doubt: from a handler, in its own thread."""
+
+    def draw(_: str) -> bytes:
+        return Path("/dev/null").read_bytes()
+
+    monkeypatch.setattr("services.business.pictures.draw", draw)
+    with calls_that_block() as found, suppress(AssertionError):
+        await asker.ask("GET", "/pictures/a-b.svg")
+    assert found == [] or "draw" in found[0]
+    assert found
+
+
+class Busiest:
+    """A coroutine on the loop of business that sees how much CPU each turn of it takes."""
+
+    def __init__(self) -> None:
+        self.turn_s = 0.0
+        self._stopped = False
+
+    async def run(self) -> None:
+        while not self._stopped:
+            before_s = time.thread_time()
+            await asyncio.sleep(0)
+            self.turn_s = max(self.turn_s, time.thread_time() - before_s)
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def take(self) -> float:
+        turn_s, self.turn_s = self.turn_s, 0.0
+        return turn_s
+
+
+async def test_no_request_keeps_the_loop_computing(asker: Asker, served: ServedBusiness) -> None:
+    busiest, took = Busiest(), dict[str, float]()
+
+    def note(request: str) -> None:
+        took[request] = busiest.take()
+
+    asker.after = note
+    running = asyncio.run_coroutine_threadsafe(busiest.run(), served.loop)
+    try:
+        await asker.everything()
+    finally:
+        busiest.stop()
+        await asyncio.wrap_future(running)
+    slow = {request: turn_s for request, turn_s in took.items() if turn_s > TURN_LIMIT_S}
+    assert not slow, slow
