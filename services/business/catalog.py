@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from starlette.requests import Request
@@ -51,7 +51,7 @@ async def show_product(shop: Shop, request: Request) -> Response:
     slug = read_slug(request)
 
     async def load(reader: Reader) -> tuple[Page, Sequence[str]] | None:
-        found = await gather_product(reader, slug)
+        found = await gather_product(reader, slug, shop.counts.left_out)
         return (found, found.tags) if found is not None else None
 
     found = await shop.pages.get(
@@ -65,15 +65,19 @@ async def show_product(shop: Shop, request: Request) -> Response:
     return cached_page(request, found, PAGE_CACHE_CONTROL)
 
 
-async def gather_product(reader: Reader, slug: str) -> Page | None:
+async def gather_product(
+    reader: Reader, slug: str, left_out: Callable[[Part], None] = lambda _: None
+) -> Page | None:
     """Fetch the parts of a page at the same time and render it; None without such a product.
 
     Product and prices are required. Band, rating and related products may be late or broken: they
-    are left out and named in `degraded`.
+    are left out and named in `degraded`; left_out is told of each.
     """
     parts = await _gather_parts(reader, slug)
     if parts.torn():
         parts = await _gather_parts(reader, slug)
+    for part in parts.degraded:
+        left_out(part)
     product = parts.product
     if product is None:
         return None

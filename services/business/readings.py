@@ -56,8 +56,7 @@ def calls_refused(shop: Shop) -> Read:
 
 def call_seconds(shop: Shop) -> Read:
     for upstream in shop.upstreams:
-        tally = upstream.tally
-        yield (upstream.name,), [*map(float, tally.seconds), tally.total_s]
+        yield (upstream.name,), upstream.tally.took.numbers()
 
 
 def of_upstreams(attribute: str) -> Reading:

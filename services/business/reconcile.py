@@ -52,9 +52,11 @@ async def check(shop: Shop, payment: Payment, age: timedelta) -> None:
     try:
         settled = await settle(shop, payment, outcome)
     except Problem as error:
+        shop.rounds_of("reconcile").errors_total += 1
         log.warning("not settled yet", payment_id=str(payment.payment_id), error=repr(error))
         return
     except Exception:
+        shop.rounds_of("reconcile").errors_total += 1
         log.exception("payment can not be settled", payment_id=str(payment.payment_id))
         return
     if settled.state != payment.state:

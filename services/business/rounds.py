@@ -14,6 +14,7 @@ from services.telemetry import logger, mark_ready
 log = logger(__name__)
 
 POLL_S: Final = 0.5
+SAY_EVERY_S: Final = 60.0  # a busy relay has ten rounds a second: a line for each tells nobody more
 
 
 class Rounds:
@@ -23,17 +24,33 @@ class Rounds:
     not be done; they are done later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.items_total = 0
         self.errors_total = 0
         self.took = Histogram()  # each round that worked
-        self._worked_at = time.monotonic()
+        self._worked_at = self._said_at = time.monotonic()
+        self._said = (0, 0)
 
     def worked(self, items: int, began_at: float) -> None:
         """A round is over that began at began_at, monotonic seconds."""
         self._worked_at = time.monotonic()
         self.items_total += items
         self.took.add(self._worked_at - began_at)
+        if self._worked_at - self._said_at >= SAY_EVERY_S:
+            self.say()
+
+    def say(self) -> None:
+        """Log what was done since this was last said, if it was anything."""
+        items, errors = self._said
+        self._said_at, self._said = time.monotonic(), (self.items_total, self.errors_total)
+        if self._said != (items, errors):
+            log.info(
+                "worker has worked",
+                worker=self.name,
+                items=self.items_total - items,
+                errors=self.errors_total - errors,
+            )
 
     @property
     def age_s(self) -> float:

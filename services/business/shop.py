@@ -63,7 +63,7 @@ class Shop:
 
     def rounds_of(self, worker: str) -> Rounds:
         """Where a worker counts what it does."""
-        return self.rounds.setdefault(worker, Rounds())
+        return self.rounds.setdefault(worker, Rounds(worker))
 
     @property
     def batchers(self) -> list[Batcher[Any, Any]]:

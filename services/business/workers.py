@@ -50,6 +50,8 @@ async def _serve(name: str, settings: WorkerSettings) -> None:
         stop = asyncio.create_task(stopped.wait())
         ended, _ = await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
         await end_tasks(work, stop)
+        shop.rounds_of(name).say()
+        log.info("worker stops", worker=name)
         if work in ended:
             work.result()  # a worker ends by itself only by what it raises
 
