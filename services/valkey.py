@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+import redis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError
 
 from services.settings import ValkeySettings
@@ -27,6 +29,9 @@ def connect(settings: ValkeySettings, *, timeout_s: float) -> Redis:
         socket_connect_timeout=timeout_s,
         socket_timeout=timeout_s,
         protocol=3,
+        # redis-py would look its own version up on the disk, for each connection, on the event
+        # loop: 20 ms the first time and 1 ms from then on.
+        driver_info=DriverInfo(lib_version=redis.__version__),
         # Once, for a connection that has died in the pool; redis-py would wait and try three times.
         retry=Retry(NoBackoff(), 1),
     )

@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from blockbuster import BlockBuster, blockbuster
+from structlog.testing import capture_logs
 
 from services.business.endpoints import INTERNAL, PUBLIC
 from tests.running_stack import RunningStack
@@ -50,10 +51,10 @@ def calls_that_block() -> Iterator[list[str]]:
             found.append(name + "\n" + "".join(traceback.format_stack(limit=12)))
 
     watch = BlockBuster(scanned_modules=["services"])
-    # What is logged goes to stderr, in lines that fit into a pipe.
+    # For each new connection, once in half an hour, asyncpg looks for certificates in the home
+    # folder: 0.4 ms.
     for function in watch.functions.values():
-        function.can_block_in("structlog/_output.py", {"msg", "warning", "info", "error"})
-        function.can_block_in("logging/__init__.py", {"emit", "handle", "acquire", "flush"})
+        function.can_block_in("asyncpg/connect_utils.py", {"_parse_connect_dsn_and_args"})
     with patch.object(blockbuster, "BlockingError", Noted):
         watch.activate()
         try:
@@ -137,8 +138,12 @@ async def asker(served: ServedBusiness, books: Books, stack: RunningStack) -> As
 
 
 async def test_no_route_makes_a_call_that_blocks(asker: Asker) -> None:
-    with calls_that_block() as found:
-        await asker.everything()
+    with capture_logs(), calls_that_block() as found:
+        try:
+            await asker.everything()
+        except AssertionError:
+            if not found:  # else it is a consequence
+                raise
     assert found == [], "\n".join(found)
     table = {f"{endpoint.method} {endpoint.path}" for endpoint in (*PUBLIC, *INTERNAL)}
     assert table <= asker.asked, "a route that nobody asked for"
@@ -153,10 +158,9 @@ async def test_a_call_that_blocks_would_be_found(
         return Path("/dev/null").read_bytes()
 
     monkeypatch.setattr("services.business.pictures.draw", draw)
-    with calls_that_block() as found, suppress(AssertionError):
+    with capture_logs(), calls_that_block() as found, suppress(AssertionError):
         await asker.ask("GET", "/pictures/a-b.svg")
-    assert found == [] or "draw" in found[0]
-    assert found
+    assert ["in draw" in stack for stack in found][:1] == [True]
 
 
 class Busiest:

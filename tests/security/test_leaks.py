@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -49,6 +49,7 @@ class Broken:
 
     http: httpx.AsyncClient
     proxies: dict[str, FaultProxy]
+    nonsense: tuple[str, int]  # the address of what talks nonsense
     variant: UUID
     slug: str
     order_id: UUID
@@ -107,11 +108,15 @@ async def broken(laboratory: OwnDatabase, **changes: Any) -> AsyncIterator[Broke
                 "provider_url": by_way_of(proxies["provider"], settings.provider_url),
             }
         )
+        nonsense = await stop.enter_async_context(
+            await asyncio.start_server(_nonsense, "127.0.0.1", 0)
+        )
         placed = await order(stop, laboratory, goods.variant)
         business = await stop.enter_async_context(served_business(behind))
         yield Broken(
             business.http,
             proxies,
+            nonsense.sockets[0].getsockname(),
             goods.variant,
             goods.slug,
             *placed,
@@ -155,28 +160,28 @@ def check(answers: Sequence[httpx.Response], ports: Sequence[int]) -> None:
             assert marker not in text, f"{answer.request.url.path} tells {marker!r}: {text}"
 
 
-Fault = Callable[[FaultProxy], Awaitable[None]]
+Fault = Callable[[Broken, str], Awaitable[None]]
 
 
-async def refuses(proxy: FaultProxy) -> None:
-    await proxy.accept(Accept.REFUSE)
-    proxy.reset_all()
+async def refuses(shop: Broken, name: str) -> None:
+    await shop.proxies[name].accept(Accept.REFUSE)
+    shop.proxies[name].reset_all()
 
 
-async def hangs(proxy: FaultProxy) -> None:
-    proxy.set(drop=True)
+async def hangs(shop: Broken, name: str) -> None:
+    shop.proxies[name].set(drop=True)
 
 
-async def talks_nonsense(proxy: FaultProxy) -> None:
+async def talks_nonsense(shop: Broken, name: str) -> None:
     """Something else answers at its address."""
-    garbage = await asyncio.start_server(_nonsense, "127.0.0.1", 0)
-    proxy._server = garbage.sockets[0].getsockname()[:2]
-    proxy.reset_all()
+    shop.proxies[name]._server = shop.nonsense
+    shop.proxies[name].reset_all()
 
 
 async def _nonsense(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(GARBAGE)
-    await writer.drain()
+    with suppress(ConnectionError):
+        await writer.drain()
     writer.close()
 
 
@@ -188,7 +193,7 @@ async def test_no_answer_tells_of_a_dependency_that_fails(
         ports = [proxy.port for proxy in shop.proxies.values()]
         ports += [urlsplit(url).port or 0 for url in addresses(laboratory.settings()).values()]
         for name in ("provider", "valkey", "standby", "primary"):  # one after another joins in
-            await fault(shop.proxies[name])
+            await fault(shop, name)
             answers = await shop.ask_everything()
             check(answers, ports)
         failed = [answer.status_code for answer in answers if answer.status_code >= 500]
