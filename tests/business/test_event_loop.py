@@ -98,6 +98,9 @@ class Asker:
         movement = {**line, "kind": "receive", "reason": "a test"}
         await self.ask("POST", "/operator/stock-movements", body=movement)
         await self.ask("GET", "/operator/upstreams")
+        forced = "/operator/upstreams/provider"
+        for state in ("open", None):
+            await self.ask("PUT", "/operator/upstreams/{upstream}", forced, body={"forced": state})
         await self.ask("GET", "/internal/pages")
         nobody = f"/internal/identities/{'0' * 64}"
         await self.ask("GET", "/internal/identities/{token_sha256}", nobody, status=404)

@@ -25,8 +25,8 @@ from tests.running_stack import RunningStack
 from tests.security.processes import environment_of, process
 from tests.shopping import Books, Customer, ProviderBooks
 
-ORDERS: Final = 20  # expired, and as many paid with an answer that is lost
-DONE_WITHIN_S: Final = 30.0
+ORDERS: Final = 20  # expired, and as many paid by what the provider says 3 s later
+DONE_WITHIN_S: Final = 60.0  # 6 s, on a machine that has nothing else to do
 
 
 @dataclass
@@ -74,10 +74,8 @@ async def test_two_of_each_worker_do_everything_once_and_stop_cleanly(
 ) -> None:
     goods = await books.goods(available=1_000)
     over = [await customer.placed({goods.variant: 1}) for _ in range(ORDERS)]
-    unclear = [await customer.placed({goods.variant: 1}) for _ in range(ORDERS)]
-    paid = await asyncio.gather(
-        *(customer.pay(order_id, "tok_drop_after_charge") for order_id in unclear)
-    )
+    pending = [await customer.placed({goods.variant: 1}) for _ in range(ORDERS)]
+    paid = await asyncio.gather(*(customer.pay(order_id, "tok_pending") for order_id in pending))
     payments = [UUID(answer.json()["payment_id"]) for answer in paid]
     ids = [UUID(order_id) for order_id in over]
     for table, column in (("orders", "hold_expires_at"), ("stock_holds", "expires_at")):
@@ -97,7 +95,7 @@ async def test_two_of_each_worker_do_everything_once_and_stop_cleanly(
         return not any(left)
 
     await until(all_is_done, within_s=DONE_WITHIN_S, what="all expired, settled and published")
-    events = await published_events(stack, {*over, *unclear})
+    events = await published_events(stack, {*over, *pending})
     assert sorted(events) == sorted(set(events)), "an event is published twice"
     assert sum(name == "order_expired" for name, _ in events) == ORDERS
     for payment_id in payments:
