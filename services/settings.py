@@ -168,8 +168,8 @@ class DatabaseSettings(ValkeySettings):
     cache_timeout_ms: int = Field(
         40,
         ge=1,
-        description="longest wait for Valkey before the database is asked instead; by then a standby"
-        " has answered 99 of 100 (50 ms on two busy cores: `tercet timeouts`)",
+        description="longest wait for Valkey before the database is asked instead; by then a"
+        " standby has answered 99 of 100 (50 ms on two busy cores: `tercet timeouts`)",
     )
     cache_loads: int = Field(
         16, ge=1, description="pages and lists that one process reads from the database at once"
