@@ -108,16 +108,13 @@ def _database(settings: DatabaseSettings) -> Database:
 def _valkey_upstream(settings: DatabaseSettings) -> Upstream:
     """The limits round each call of the cache: late is as bad as away, the database answers.
 
-    What needs half of the time is slow: PostgreSQL has a page in less. One that is full says no to
-    what is to be stored, and is asked as before.
+    One that is full says no to what is to be stored, and is asked as before.
     """
-    timeout_s = settings.cache_timeout_ms / 1000
     return Upstream(
         "valkey",
-        timeout_s=timeout_s,
+        timeout_s=settings.cache_timeout_ms / 1000,
         max_concurrent=4 * valkey_connection.CONNECTIONS,
         answers=(ResponseError,),
-        slow_s=timeout_s / 2,
     )
 
 
