@@ -302,6 +302,16 @@ async def test_another_thing_under_the_same_key_comes_after_it() -> None:
     assert work.batches == [["a"], ["b"], ["c"]]
 
 
+async def test_nothing_is_merged_past_another_thing_under_its_key() -> None:
+    work = Gated()
+    made = batcher(work)
+    rows = [Row("a", key="k"), Row("b", key="k"), Row("a", key="k")]
+    calls = await together(made, work, *rows)
+    work.open()
+    assert await outcomes(calls) == ["first", "a", "b", "a"]
+    assert work.batches == [["first"], ["a"], ["b"], ["a"]]
+
+
 async def test_no_two_lanes_run_the_same_key() -> None:
     work = Gated()
     made = batcher(work, lanes=2)
