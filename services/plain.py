@@ -73,6 +73,7 @@ class Lines(dict[bytes, Field]):
 
 
 _answer_lines: Final = Lines(odd=(), connection=(b"keep-alive",))
+_field_of: Final = _answer_lines.__getitem__
 _statuses: Final[dict[bytes, int]] = {}
 
 
@@ -90,7 +91,7 @@ def plain_answer(data: bytes) -> Response | None:
     if not status:
         return None
     try:
-        headers = [_answer_lines[line] for line in lines]
+        headers = list(map(_field_of, lines))
     except NotPlainError:
         return None
     values = dict(headers)

@@ -265,7 +265,7 @@ class _AnswerLines(dict[Field, bytes]):
         return line
 
 
-_answer_lines: Final = _AnswerLines()
+_line_of: Final = _AnswerLines().__getitem__
 
 
 def field_line(field: Field) -> bytes:
@@ -280,7 +280,7 @@ def answer_lines(answer: Response, *, to_head: bool) -> bytes:
     """answer_fields() as lines: nearly all of them have been seen before."""
     if not to_head and answer.status not in (204, 304):
         try:
-            lines = b"".join([_answer_lines[field] for field in answer.headers])
+            lines = b"".join(map(_line_of, answer.headers))
         except KeyError:
             pass
         else:

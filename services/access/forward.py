@@ -238,7 +238,11 @@ class Forwarder:
 
     def arrived(self, passage: Passage, answer: Response) -> None:
         client, status, now = passage.client, answer.status, time.monotonic()
-        self._end(passage, "dropped" if status in OVERLOADED else "ok", now)
+        passage.over = True  # as _end()
+        self._live.discard(passage)
+        if passage.admitted_at and passage.route is not None:
+            outcome: Outcome = "dropped" if status in OVERLOADED else "ok"
+            self._gates[passage.route].leave(now - passage.admitted_at, outcome, now)
         if client is not None:
             lines = answer_lines(answer, to_head=passage.method == b"HEAD")
             if passage.route is not PAGE:

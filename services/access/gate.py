@@ -174,9 +174,10 @@ class Gate:
         else:
             room = LINE_LIMIT
             patience_s = self._patience_s()
-            stands = self._line.stood_s(now) > STANDING_S and self._all_served_in_s() > patience_s
+            turn_s = self._latency_s / max(1, self.limit)
+            stands = self._line.stood_s(now) > STANDING_S and self._clients() * turn_s > patience_s
             wait_s = min(wait_s, self._latency_s / 2 if stands else patience_s)
-            expected_s = self._served_in_s(len(self._waiters) + 1)
+            expected_s = (len(self._waiters) + 1) * turn_s
             if expected_s > wait_s * PRESSING:
                 self._press(now, PACE_S)
             if expected_s > patience_s:

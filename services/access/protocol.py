@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from services.access.cycle import AnswerCycle, answer_head
 from services.access.framing import Refused
 from services.access.passage import Passage, Request
-from services.access.plain import PlainRequest, plain_request
+from services.access.plain import plain_request
 from services.access.reader import Reader
 from services.access.timers import NO_SLOT, TICK_S
 from services.access.tracing import names_of
@@ -179,7 +179,11 @@ class AccessProtocol(asyncio.Protocol):
         ):
             request = plain_request(data, self.edge.limits)
             if request is not None:
-                self._take(request)
+                keep_alive = request.keep_alive and not self.edge.closing
+                if not keep_alive:
+                    self._deaf = True
+                if self._answer_or_begin(request, keep_alive=keep_alive):
+                    self._rest()
                 return
         if self._deaf:
             self._discarded_bytes += len(data)
@@ -309,14 +313,6 @@ class AccessProtocol(asyncio.Protocol):
             self._queue.append(
                 Passage(self, reader, keep_alive=keep_alive, timeout_s=limits.request_s)
             )
-
-    def _take(self, request: PlainRequest) -> None:
-        """Serve what came without a reader; nothing else waits on this connection."""
-        keep_alive = request.keep_alive and not self.edge.closing
-        if not keep_alive:
-            self._deaf = True
-        if self._answer_or_begin(request, keep_alive=keep_alive):
-            self._rest()
 
     def _answer_or_begin(self, request: Request, *, keep_alive: bool) -> bool:
         """Answer from memory, or have it answered; true: from memory, and there may be more."""
