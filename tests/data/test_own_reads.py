@@ -16,10 +16,11 @@ import httpx
 import pytest
 
 from services.business.shop import Shop, open_shop
-from services.consistency import Seen
+from services.consistency import UNKNOWN, Seen
 from services.data import session as data_session
 from services.data.own_orders import select_own_order
 from services.data.session import current_session
+from services.problems import OutcomeUnknown
 from tests.data.own_sessions import (
     Session,
     Standby,
@@ -28,7 +29,9 @@ from tests.data.own_sessions import (
     sessions,
     standby_of,
 )
+from tests.data.test_db import proxied_primary
 from tests.faults import figures
+from tests.faults.proxy import Direction
 from tests.faults.waiting import until
 from tests.running_stack import RunningStack
 from tests.shopping import Books, asgi_client, business_settings
@@ -213,6 +216,28 @@ async def test_a_position_that_can_not_be_compared_is_read_from_the_primary(
         await payer.look()
     assert payer.stale == 0
     assert payer.positions[-1][0] == trial.shop.database.timeline
+
+
+async def test_the_position_is_behind_the_commit_and_not_before_it(trial: Trial) -> None:
+    primary, session = trial.shop.database.primary, data_session.Session()
+    current_session.set(session)
+    async with primary.transaction() as tx:
+        await tx.execute("insert into customers (kind) values ('guest')")
+        sql = "select (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint"
+        before = await tx.fetchval(sql)
+    assert session.seen.position > before
+    assert session.seen.timeline == trial.shop.database.timeline
+
+
+async def test_a_commit_whose_answer_is_lost_is_followed_by_the_primary(app_dsn: str) -> None:
+    session = data_session.Session()
+    current_session.set(session)
+    async with proxied_primary(app_dsn) as (proxy, primary):
+        with pytest.raises(OutcomeUnknown):
+            async with primary.transaction() as tx:
+                await tx.execute("insert into customers (kind) values ('guest')")
+                proxy.set(Direction.TO_CLIENT, drop=True)
+    assert session.seen == UNKNOWN
 
 
 async def test_what_is_seen_only_grows(trial: Trial) -> None:

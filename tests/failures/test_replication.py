@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from services.data.db import Database
+from services.data.session import NOTHING, Session, current_session
 from services.data.sources import Primary
 from services.data.standing import LONGEST_WAIT_S
 from services.problems import Problem
@@ -364,6 +365,53 @@ async def test_a_standby_that_flaps_ten_times_in_30_s(cluster: Cluster) -> None:
     )
     record(9, "a standby that flaps", passed, **figures)
     assert passed, figures
+
+
+async def looks_back(database: Database, table: str, *, looks: int, tokens: bool) -> int:
+    """How often a customer who looks again and again is shown less than before."""
+    sql = f"""
+        select max(n) as newest, (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+            else pg_current_wal_flush_lsn() end - '0/0'::pg_lsn)::bigint as position
+        from {table}
+    """  # noqa: S608 - the test's own
+    times, newest, session = 0, 0, Session()
+    for _ in range(looks):
+        current_session.set(session)
+        row = await database.own.fetchrow(sql)
+        assert row is not None
+        times += row["newest"] < newest
+        newest = max(newest, row["newest"])
+        session = Session(session.seen if tokens else NOTHING)
+    current_session.set(None)
+    return times
+
+
+async def test_between_two_standbys_time_never_runs_backwards_for_who_has_looked(
+    cluster: Cluster,
+) -> None:
+    """One has stopped replaying, so the two show two moments; without tokens it is seen."""
+    late = cluster.names("standby")[0]
+    async with (
+        cluster.opened(standby_lag_limit_ms=8000) as store,
+        cluster.superuser(late) as paused,
+    ):
+        database = store.database
+        await are_fit(database, 2)
+        async with cluster.history(database.primary, writers=1) as history:
+            async with cluster.superuser() as connection:
+                await connection.execute(f"grant select on {history.table} to tercet_read")
+            await history.written_since(time.monotonic(), within_s=5.0)
+            await asyncio.sleep(0.2)  # both have the grant
+            await paused.execute("select pg_wal_replay_pause()")
+            try:
+                await history.written_since(time.monotonic() + 0.2, within_s=5.0)
+                without = await looks_back(database, history.table, looks=200, tokens=False)
+                at_standby = database.own.at_standby
+                assert await looks_back(database, history.table, looks=200, tokens=True) == 0
+                assert database.own.at_standby > at_standby
+            finally:
+                await paused.execute("select pg_wal_replay_resume()")
+        assert without > 0
 
 
 async def test_a_stack_with_one_standby_promotes_none(broken_stack: RunningStack) -> None:
