@@ -147,6 +147,12 @@ class WindowBreaker(CircuitBreaker):  # type: ignore[misc]  # aiobreaker ships n
         """It has answered somebody who asks past this breaker: it does not hang."""
         self._heard_at = self._clock()
 
+    def unheard(self) -> None:
+        """Somebody who asks past this breaker got no answer: open if nobody else has had one."""
+        silent = self._running > 0 and self._clock() - self._heard_at >= self._silent_s
+        if silent and self.current_state is CLOSED and self.forced is None:
+            self.open()
+
     def force(self, state: Forced | None) -> None:
         """Hold it open or closed, whatever becomes of calls; None: from now on it decides again.
 

@@ -122,6 +122,7 @@ class Watch:
             self._silent.discard(source)
             source.pool.upstream.breaker.heard()
         except Exception as error:  # not there, frozen, a wrong password
+            source.pool.upstream.breaker.unheard()
             if source not in self._silent:
                 self._silent.add(source)
                 log.warning("server can not be asked", source=source.name, error=repr(error))
