@@ -99,7 +99,7 @@ class Watchdog:
             late_ms=round(late_s * 1000),
             cpu_ms=round(cpu_s * 1000),
             unlogged=self._unlogged,
-            stack=traceback.format_list(traceback.extract_stack(frame)[-FRAMES:]),
+            stack="".join(traceback.format_list(traceback.extract_stack(frame)[-FRAMES:])),
         )
         self._logged_at, self._unlogged, self._seen = now, 0, True
 

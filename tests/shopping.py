@@ -255,12 +255,17 @@ def http_client(url: str, **headers: str) -> httpx.AsyncClient:
     )
 
 
-def asgi_client(shop: Shop, settings: BusinessSettings | None = None) -> httpx.AsyncClient:
-    """A client of the routes of business on a shop that is open inside the test's process."""
+def gate_of(shop: Shop, settings: BusinessSettings | None = None) -> Gate:
+    """The routes of business, behind their gate, on a shop that is open in the test's process."""
     app = Starlette(routes=_routes())
     app.state.shop = shop
+    return Gate(app, settings or shop.settings)
+
+
+def asgi_client(shop: Shop, settings: BusinessSettings | None = None) -> httpx.AsyncClient:
+    """A client of the routes of business on a shop that is open inside the test's process."""
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=Gate(app, settings or shop.settings)),
+        transport=httpx.ASGITransport(app=gate_of(shop, settings)),
         base_url="http://business",
         headers={"x-internal-secret": shop.settings.internal_secret.get_secret_value()},
     )

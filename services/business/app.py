@@ -11,7 +11,7 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -31,6 +31,7 @@ from services.problems import (
     Forbidden,
     GatewayTimeout,
     InternalError,
+    InvalidRequest,
     MethodNotAllowed,
     NotFound,
     OutcomeUnknown,
@@ -193,6 +194,8 @@ def named_problem(error: Exception) -> Problem | None:
         return error
     if isinstance(error, (DeadlineExceeded, TimeoutError)):
         return GatewayTimeout()
+    if isinstance(error, ClientDisconnect):  # in the middle of its body: nobody hears the answer
+        return InvalidRequest("The request ended before its body did.")
     if isinstance(error, ExceptionGroup):
         named = [named_problem(inner) for inner in error.exceptions]
         return next((problem for problem in named if problem is not None), None)

@@ -9,6 +9,8 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
+from starlette.types import Message
+from structlog.testing import capture_logs
 
 from services.business.app import named_problem
 from services.business.endpoints import PUBLIC
@@ -16,7 +18,7 @@ from services.business.shop import Shop
 from services.deadline import DeadlineExceeded
 from services.problems import GatewayTimeout, NotFound, Unavailable
 from tests.running_stack import RunningStack
-from tests.shopping import Books, asgi_client, http_client
+from tests.shopping import Books, asgi_client, gate_of, http_client
 
 OPEN = ("/live", "/ready")
 CLOSED = ("/products", "/openapi.json", "/internal/identities/" + "0" * 64, "/nothing", "/")
@@ -107,6 +109,32 @@ async def test_a_bug_is_told_by_its_request_id_alone(
         "status": 500,
         "request_id": "request-1",
     }
+
+
+async def test_a_client_that_leaves_within_its_body_is_no_bug(shop: Shop) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    secret = shop.settings.internal_secret.get_secret_value().encode()
+    headers = [
+        (b"x-internal-secret", secret),
+        (b"idempotency-key", b"left"),
+        (b"content-type", b"application/json"),
+        (b"content-length", b"100"),
+    ]
+    scope = {
+        **{"type": "http", "http_version": "1.1", "method": "POST", "headers": headers},
+        **{"path": "/orders", "raw_path": b"/orders", "root_path": "", "query_string": b""},
+    }
+    with capture_logs() as logs:
+        await gate_of(shop)(scope, receive, send)
+    assert [line for line in logs if line["log_level"] == "error"] == []
+    assert sent[0]["status"] == 400
 
 
 def test_what_an_exception_stands_for() -> None:
