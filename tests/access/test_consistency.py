@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -119,20 +120,24 @@ async def test_of_several_tokens_the_farthest_counts(access: Access, shop: Shop)
     assert told(access) == UNKNOWN.text.encode()
 
 
+FORGED = Seal("another secret, as long as needed")
+
+
 @pytest.mark.parametrize(
-    "shown",
+    "make",  # when the test runs: a token made earlier would be over, whatever else it is
     [
-        token(customer_id=STRANGER),
-        token(age_s=11),
-        token()[:-1] + "!",
-        Seal("another secret, as long as needed").token(SEEN, CUSTOMER, time.time()).decode(),
-        "3.1267.0.AAAAAAAAAAAAAAAAAAAAAA",
-        "nonsense",
+        pytest.param(lambda: token(customer_id=STRANGER), id="a stranger's"),
+        pytest.param(lambda: token(age_s=11), id="over"),
+        pytest.param(lambda: token()[:-1] + "!", id="changed"),
+        pytest.param(lambda: FORGED.token(SEEN, CUSTOMER, time.time()).decode(), id="forged"),
+        pytest.param(lambda: "3.1267.0.AAAAAAAAAAAAAAAAAAAAAA", id="made up"),
+        pytest.param(lambda: "nonsense", id="nonsense"),
     ],
 )
 async def test_a_token_that_is_not_this_customers_or_over_is_none(
-    access: Access, shop: Shop, shown: str
+    access: Access, shop: Shop, make: Callable[[], str]
 ) -> None:
+    shown = make()
     own = f"cookie: tercet_customer={shop.token}; tercet_wrote={shown}; tercet_read={shown}"
     response = await access.get("/orders/1", own, f"consistency-token: {shown}")
     assert response.status == 200

@@ -128,8 +128,14 @@ async def test_a_client_that_leaves_within_its_body_is_no_bug(shop: Shop) -> Non
         (b"content-length", b"100"),
     ]
     scope = {
-        **{"type": "http", "http_version": "1.1", "method": "POST", "headers": headers},
-        **{"path": "/orders", "raw_path": b"/orders", "root_path": "", "query_string": b""},
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/orders",
+        "raw_path": b"/orders",
+        "root_path": "",
+        "query_string": b"",
+        "headers": headers,
     }
     with capture_logs() as logs:
         await gate_of(shop)(scope, receive, send)
