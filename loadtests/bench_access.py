@@ -22,8 +22,8 @@ from loadtests.measure import Meter, find_generator
 from loadtests.options import names, not_negative, positive, setting, whole
 from loadtests.pinning import choose, on_core, raise_file_limit
 from loadtests.programs import BrokenRunError
-from loadtests.report import print_rows
-from loadtests.result import RESULTS, Row, write
+from loadtests.report import conclude
+from loadtests.result import RESULTS, Row
 from loadtests.sides import Bench
 
 EXIT_INTERRUPTED: Final = 130  # what a shell says of a program that Ctrl-C ended
@@ -106,8 +106,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("interrupted: nothing is written", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print()
-    print_rows(rows)
     settings = {name: value for name, value in vars(options).items() if name != "results"} | {
         "generator": bench.meter.generator,
         "setting": dict(bench.settings),
@@ -115,13 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "server_core": bench.meter.cores.server,
         "generator_core": bench.meter.cores.generator,
     }
-    path = write(
-        "bench-access", rows, settings=settings, started_at=started_at, folder=options.results
+    return conclude(
+        "bench-access",
+        rows,
+        failures,
+        settings=settings,
+        started_at=started_at,
+        folder=options.results,
     )
-    print(f"\nwritten to {path}")
-    for failure in failures:
-        print(f"broke: {failure}", file=sys.stderr)
-    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from loadtests.measure import Meter, find_generator
 from loadtests.options import names, not_negative, positive, setting, whole
 from loadtests.pinning import choose, on_core
 from loadtests.programs import BrokenRunError
-from loadtests.report import print_rows
-from loadtests.result import RESULTS, Row, write
+from loadtests.report import conclude
+from loadtests.result import RESULTS, Row
 from loadtests.sides import scratch
 
 PLACES: Final = ("results", "data_dir")  # of no interest to who reads a result
@@ -105,21 +105,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("interrupted: nothing is written", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print()
-    print_rows(rows)
     settings = {name: value for name, value in vars(options).items() if name not in PLACES} | {
         "generator": meter.generator,
         "setting": dict(options.setting),
         "server_core": meter.cores.server,
         "generator_core": meter.cores.generator,
     }
-    path = write(
-        "bench-business", rows, settings=settings, started_at=started_at, folder=options.results
+    return conclude(
+        "bench-business",
+        rows,
+        failures,
+        settings=settings,
+        started_at=started_at,
+        folder=options.results,
     )
-    print(f"\nwritten to {path}")
-    for failure in failures:
-        print(f"broke: {failure}", file=sys.stderr)
-    return 1 if failures else 0
 
 
 if __name__ == "__main__":

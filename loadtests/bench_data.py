@@ -28,8 +28,8 @@ from loadtests.data_works import hot, insert, reads
 from loadtests.options import names, not_negative, positive, whole
 from loadtests.pinning import choose, on_core
 from loadtests.programs import BrokenRunError
-from loadtests.report import print_rows
-from loadtests.result import RESULTS, Row, write
+from loadtests.report import conclude
+from loadtests.result import RESULTS, Row
 from loadtests.sides import scratch
 from services.problems import Problem
 
@@ -94,16 +94,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("interrupted: nothing is written", file=sys.stderr)
         return EXIT_INTERRUPTED
-    print()
-    print_rows(rows)
     settings = {name: value for name, value in vars(options).items() if name != "results"}
-    path = write(
-        "bench-data", rows, settings=settings, started_at=started_at, folder=options.results
+    return conclude(
+        "bench-data",
+        rows,
+        failures,
+        settings=settings,
+        started_at=started_at,
+        folder=options.results,
     )
-    print(f"\nwritten to {path}")
-    for failure in failures:
-        print(f"broke: {failure}", file=sys.stderr)
-    return 1 if failures else 0
 
 
 if __name__ == "__main__":

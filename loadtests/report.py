@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
 
 from loadtests.recorder import PERCENTILES, Recorder
-from loadtests.result import Row
+from loadtests.result import Row, write
 from loadtests.usage import Usage
 
 PROGRESS_EVERY_S: Final = 0.5
@@ -83,6 +85,25 @@ def print_parts(parts: Sequence[Usage], own_cpu_s: float, requests: int) -> None
     ]
     rows.append(["(this generator)", "", *_cpu_cells(own_cpu_s, requests)])
     _print_table(["part", "PSS MiB", "CPU s", "CPU us a request"], rows)
+
+
+def conclude(
+    name: str,
+    rows: Sequence[Row],
+    failures: Sequence[str],
+    *,
+    settings: Mapping[str, Any],
+    started_at: datetime,
+    folder: Path,
+) -> int:
+    """The end of a benchmark: its table, its file, what broke; returns the exit code."""
+    print()
+    print_rows(rows)
+    path = write(name, rows, settings=settings, started_at=started_at, folder=folder)
+    print(f"\nwritten to {path}")
+    for failure in failures:
+        print(f"broke: {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def print_rows(rows: Sequence[Row]) -> None:
