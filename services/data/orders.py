@@ -97,13 +97,6 @@ INSERT_ORDERS = """
     from fresh f join placed p using (customer_id, order_id) order by f.place
 """
 
-SELECT_ORDER = """
-    select customer_id, order_id, state, currency, total_minor, hold_expires_at, created_at,
-        hold_expires_at <= now() as hold_is_over
-    from orders
-    join unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id) using (customer_id, order_id)
-"""
-
 # Looked up one by one and never waited for; what is locked elsewhere is not returned.
 LOCK_FREE_ORDERS = """
     select o.* from unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id)
@@ -119,13 +112,6 @@ LOCK_FREE_ORDERS = """
 SELECT_EXISTING = """
     select customer_id, order_id from orders
     join unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id) using (customer_id, order_id)
-"""
-
-SELECT_LINES = """
-    select customer_id, order_id, variant_id, title, quantity, unit_price_minor
-    from order_lines
-    join unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id) using (customer_id, order_id)
-    order by position
 """
 
 UPDATE_STATES = """
@@ -185,11 +171,6 @@ def _line_columns(new: Sequence[NewOrder]) -> list[list[object]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-async def select_order(reader: Reader, key: OrderKey) -> Order | None:
-    rows = await reader.find(SELECT_ORDER, *key)
-    return Order(*rows[0]) if rows else None
-
-
 async def lock_orders(tx: Transaction, keys: Sequence[OrderKey]) -> dict[OrderKey, Order]:
     """The orders that exist, kept from changing until the transaction ends: before any payment.
 
@@ -205,10 +186,6 @@ async def lock_orders(tx: Transaction, keys: Sequence[OrderKey]) -> dict[OrderKe
         if locked:
             raise Locked(place for place, key in enumerate(keys) if key in locked)
     return found
-
-
-async def select_lines(reader: Reader, key: OrderKey) -> list[OrderLine]:
-    return [OrderLine(*row[2:]) for row in await reader.find(SELECT_LINES, *key)]
 
 
 async def update_states(tx: Transaction, keys: Sequence[OrderKey], state: str) -> None:

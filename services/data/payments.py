@@ -84,15 +84,6 @@ LOCK_PAYMENTS = """
     ) p
 """
 
-SELECT_PAYMENTS_OF_ORDER = """
-    select customer_id, order_id,
-        customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
-        charge_id, decline_code, detail, check_count, created_at, updated_at
-    from payments
-    join unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id) using (customer_id, order_id)
-    order by created_at, payment_id
-"""
-
 UPDATE_PAYMENTS = """
     update payments p set state = n.state, charge_id = coalesce(n.charge_id, p.charge_id),
         decline_code = n.decline_code, detail = n.detail, updated_at = now(),
@@ -158,13 +149,6 @@ async def lock_payments(tx: Transaction, payments: Sequence[Payment]) -> dict[UU
     keys = [(payment.customer_id, payment.payment_id) for payment in payments]
     rows = await tx.fetch(LOCK_PAYMENTS, *map(list, zip(*keys, strict=True)))
     return {row["payment_id"]: Payment(*row) for row in rows}
-
-
-async def select_payments_of_order(
-    reader: Reader, customer_id: UUID, order_id: UUID
-) -> list[Payment]:
-    rows = await reader.find(SELECT_PAYMENTS_OF_ORDER, customer_id, order_id)
-    return [Payment(*row[2:]) for row in rows]
 
 
 async def update_payments(

@@ -26,6 +26,7 @@ from services.business.shop import Shop
 from tests.shopping import Books
 
 WITHIN_S = 15.0
+TRIES = 3  # a list is loaded anew every few seconds, so also between two requests, but not thrice
 DATE = re.compile(rb"date: [^\r]*\r\n")
 ROUTED = "x-twice: a\r\nx-twice: b"  # a field that stands twice is left to the application
 WANTED = 200  # pages in one go, more than any buffer here takes
@@ -68,11 +69,14 @@ class Business:
     async def fast_and_routed(self, method: str, target: str, *lines: str) -> bool:
         """Whether a request is answered from memory; it is compared with the routed answer."""
         request = self.request(method, target, *lines)
-        del self.witness.from_memory[:]
-        (answer,) = await self.ask(request)
-        fast = list(self.witness.from_memory)
-        (routed,) = await self.ask(self.request(method, target, *lines, ROUTED))
-        assert self.witness.from_memory == fast  # the second one did not even look
+        for _ in range(TRIES):
+            del self.witness.from_memory[:]
+            (answer,) = await self.ask(request)
+            fast = list(self.witness.from_memory)
+            (routed,) = await self.ask(self.request(method, target, *lines, ROUTED))
+            assert self.witness.from_memory == fast  # the second one did not even look
+            if answer == routed:
+                break
         assert answer == routed, f"{request!r}"
         return fast == [True]
 
@@ -381,10 +385,11 @@ async def test_only_so_many_targets_are_remembered(
 ) -> None:
     monkeypatch.setattr(held_module, "TARGETS_MAX", 2)
     targets = [f"/products?limit={limit}" for limit in (5, 6, 7)]
-    for target in targets:
-        await served.ask(served.request("GET", target))
-    assert [await served.fast_and_routed("GET", target) for target in reversed(targets)] == [
-        True,
-        True,
-        False,
-    ]
+    remembered: list[bool] = []
+    for _ in range(TRIES):  # the change that made the page may purge the lists meanwhile
+        for target in targets:
+            await served.ask(served.request("GET", target))
+        remembered = [await served.fast_and_routed("GET", target) for target in reversed(targets)]
+        if remembered == [True, True, False]:
+            break
+    assert remembered == [True, True, False]

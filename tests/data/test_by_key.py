@@ -9,14 +9,12 @@ from typing import Final
 import asyncpg
 import pytest_asyncio
 
-from services.business.shop import Shop
 from services.data.by_key import LANES, ByKey
-from services.data.orders import select_lines, select_order
 from services.data.products import select_offers, select_product
 from services.data.sources import Source
 from services.data.stock import select_stock
 from services.data.store import Store
-from tests.shopping import Books, Goods, place
+from tests.shopping import Books, Goods
 
 CALLERS: Final = 64
 SELECT_NUMBERS: Final = """
@@ -67,17 +65,6 @@ async def test_the_parts_of_a_product_are_those_of_the_product(
         assert [offer.variant_id for offer in offers[number]] == goods.variants
         assert [row.variant_id for row in stocks[number]] == goods.variants
     assert await select_product(reader, "there-is-none") is None
-
-
-async def test_an_order_is_its_owners_also_when_read_with_others(shop: Shop, books: Books) -> None:
-    goods = await books.goods(available=10)
-    keys = [await place(shop, {goods.variant: number}) for number in (1, 2, 3)]
-    crossed = keys[0]._replace(customer_id=keys[1].customer_id)
-    reader = shop.database.primary
-    found = await asyncio.gather(*(select_order(reader, key) for key in [*keys, crossed]))
-    assert [order and order.order_id for order in found] == [*(k.order_id for k in keys), None]
-    lines = await asyncio.gather(*(select_lines(reader, key) for key in [*keys, crossed]))
-    assert [[line.quantity for line in of] for of in lines] == [[1], [2], [3], []]
 
 
 async def test_a_read_never_joins_a_statement_that_has_begun() -> None:

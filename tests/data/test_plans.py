@@ -47,8 +47,8 @@ EXPECTED = {
     "stock.SELECT_STOCK": {"products_slug_key", "variants_key_key", "stock_pkey"},
     "stock.LOCK_STOCK": {"stock_pkey"},
     "orders.SELECT_ARTICLES": {"variants_pkey", "products_pkey"},
-    "orders.SELECT_ORDER": {"orders_pkey"},
-    "orders.SELECT_LINES": {"order_lines_pkey"},
+    "own_orders.SELECT_OWN_ORDER": {"orders_pkey", "order_lines_pkey", "payments_pkey"},
+    "own_orders.SELECT_OWN_PAYMENT": {"payments_id_key"},
     "customers.SELECT_IDENTITY": {"customer_tokens_pkey", "customers_pkey"},
     "orders.LOCK_FREE_ORDERS": {"orders_pkey"},
     "orders.MOVE_HOLDS": {"stock_holds_pkey"},
@@ -63,7 +63,8 @@ EXPECTED = {
 }
 # Both begin with the key of the order, and the planner takes the one or the other.
 AS_GOOD = {
-    "orders.SELECT_LINES": {"order_lines_variant_key"},
+    "own_orders.SELECT_OWN_ORDER": {"orders_pkey", "order_lines_variant_key", "payments_pkey"},
+    "own_orders.SELECT_OWN_PAYMENT": {"payments_pkey"},
     "payments.SELECT_PAYMENTS": {"payments_pkey"},
     "payments.LOCK_PAYMENTS": {"payments_pkey"},
     "payments.UPDATE_PAYMENTS": {"payments_pkey"},
