@@ -1,4 +1,4 @@
-"""How PostgreSQL finds what the shop reads, among 50,000 products: plans, not times.
+"""How PostgreSQL finds what the shop reads, among 20,000 products: plans, not times.
 
 What reads a whole table is quick as long as the table is small, and no other test would notice.
 """
@@ -23,7 +23,7 @@ from tests.data.grown import BIG, grow
 from tests.laboratory import own_database
 from tests.running_stack import RunningStack
 
-PRODUCTS = 50_000
+PRODUCTS = 20_000
 SLUG = "product-77"
 STATEMENT = re.compile(r"\s*(select|with|insert|update|delete)\b", re.IGNORECASE)
 
