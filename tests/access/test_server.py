@@ -51,8 +51,15 @@ async def process(
         await child.communicate()
 
 
-async def ready(folder: Path) -> None:
-    await until((folder / "ready").exists, within_s=20, what="access is ready")
+async def ready(child: asyncio.subprocess.Process, folder: Path) -> None:
+    """Wait until it serves; what it said is in the failure if it ended instead."""
+
+    async def is_ready() -> bool:
+        if child.returncode is not None:
+            raise AssertionError((await child.communicate())[1].decode())
+        return (folder / "ready").exists()
+
+    await until(is_ready, within_s=20, what="access is ready")
 
 
 async def connect(port: int) -> Client:
@@ -68,7 +75,7 @@ async def test_a_stop_ends_what_is_in_flight_and_refuses_what_is_new(tmp_path: P
 
     port = free_port()
     async with Upstream(script) as upstream, process(upstream, port, tmp_path) as child:
-        await ready(tmp_path)
+        await ready(child, tmp_path)
         idle, busy, half, silent = [await connect(port) for _ in range(4)]
         await idle.send(b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n")
         busy.writer.write(request("/products/a"))
@@ -108,7 +115,7 @@ async def test_a_stop_does_not_wait_for_ever_and_is_honest_about_a_payment(tmp_p
 
     port = free_port()
     async with Upstream(silence) as upstream, process(upstream, port, tmp_path) as child:
-        await ready(tmp_path)
+        await ready(child, tmp_path)
         page, payment, entry = [await connect(port) for _ in range(3)]
         page.writer.write(request("/products/a"))
         payment.writer.write(request("/orders/1/payments", "Idempotency-Key: a", method="POST"))
@@ -137,7 +144,7 @@ async def test_a_stop_lets_a_payment_that_has_begun_end(tmp_path: Path) -> None:
 
     port = free_port()
     async with Upstream(script) as upstream, process(upstream, port, tmp_path) as child:
-        await ready(tmp_path)
+        await ready(child, tmp_path)
         client = await connect(port)
         client.writer.write(request("/orders/1/payments", method="POST"))
         await until(lambda: len(upstream.requests) == 1, within_s=5, what="begun")
@@ -172,7 +179,7 @@ async def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> Non
     port = free_port()
     settings = {"TERCET_ACCESS_LOG_SAMPLE": "1"}
     async with Upstream() as upstream, process(upstream, port, tmp_path, **settings) as parent:
-        await ready(tmp_path)
+        await ready(parent, tmp_path)
         client = await connect(port)
         for target in ("/x?token=secret", "/internal/a%22b"):
             await client.send(request(target))
@@ -216,7 +223,7 @@ async def test_access_speaks_tls_from_1_2_on_and_a_restart_takes_new_certificate
 
     port = free_port()
     async with Upstream() as upstream, process(upstream, port, tmp_path, **settings) as parent:
-        await ready(tmp_path)
+        await ready(parent, tmp_path)
         client = await tls(context)
         assert (await client.send(request("/x"))).status == 200
         assert upstream.requests[0].header(b"x-forwarded-proto") == b"https"
