@@ -74,7 +74,7 @@ async def laboratory(stack: RunningStack) -> AsyncIterator[OwnDatabase]:
 @pytest_asyncio.fixture(scope="session")
 async def lab_books(laboratory: OwnDatabase) -> AsyncIterator[Books]:
     standby = laboratory.superuser_dsn("standby")
-    async with open_books(laboratory.superuser_dsn(), standby) as opened:
+    async with open_books(laboratory.superuser_dsn(), standby, relayed=False) as opened:
         yield opened
 
 

@@ -25,7 +25,7 @@ from services.data.batch_counts import Counts
 from services.data.batch_line import Call, Line
 from services.data.retries import retried
 from services.data.session import Session, current_session
-from services.deadline import Deadline, current_deadline, deadline_or
+from services.deadline import Deadline, current_deadline
 from services.problems import GatewayTimeout, OutcomeUnknown, Overloaded, Problem, Unavailable
 from services.tasks import end_tasks
 
@@ -145,7 +145,8 @@ class Batcher(Generic[Row, Out]):
             raise Unavailable(retry_after_s=1)
         if self.waiting >= WAITING_MAX:
             raise Overloaded(retry_after_s=1)
-        loop, now, at = asyncio.get_running_loop(), time.monotonic(), deadline_or(TIMEOUT_S).at
+        loop, now, given = asyncio.get_running_loop(), time.monotonic(), current_deadline.get()
+        at = now + TIMEOUT_S if given is None else given.at
         if at <= now:
             raise GatewayTimeout
         call: Call[Row, Out] = Call(row, self._key_of(row), loop.create_future(), now, at)

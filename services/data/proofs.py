@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from services.data.sources import Primary
 
 VIOLATIONS_SHOWN: Final = 20
+PUBLISHED: Final = "nothing waits to be published for more than a minute"
 FEW: Final = " limit $1"  # a rule may be broken by every row of a large table
 
 
@@ -216,7 +217,7 @@ RULES: Final = (
     ),
     Rule(
         "outbox",
-        "nothing waits to be published for more than a minute",
+        PUBLISHED,
         "select count(*) from outbox",
         """
         select outbox_id, kind, name, created_at from outbox

@@ -33,7 +33,7 @@ from services.business.provider import (
 )
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop, open_shop
-from services.data import idempotency
+from services.data import batch, idempotency
 from services.data.idempotency import NewKey
 from services.data.orders import OrderKey
 from services.data.payments import State
@@ -48,7 +48,7 @@ from tests.shopping import Books, Goods, open_books, place
 T = TypeVar("T")
 
 # A machine that is busy with other tests is no difference between together and one by one.
-PATIENT: Final = {"statement_timeout_ms": 30_000}
+PATIENT: Final = {"statement_timeout_ms": 30_000, "pool_wait_ms": 30_000}
 WITHIN_S: Final = 60.0
 PROCESSES: Final = 3
 HOT: Final = 5  # variants that every basket wants some of
@@ -93,6 +93,14 @@ class Laboratory:
         """Three who are known already, so that keys count."""
         goods = await self.books.goods()
         return [(await place(self.shop, {goods.variant: 1})).customer_id for _ in range(3)]
+
+
+@pytest_asyncio.fixture
+async def lab_shop(laboratory: OwnDatabase, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shop]:
+    """One where nobody gives up because the machine is busy, unless he has set a deadline."""
+    monkeypatch.setattr(batch, "TIMEOUT_S", WITHIN_S)
+    async with open_shop(laboratory.settings(**PATIENT)) as opened:
+        yield opened
 
 
 @pytest_asyncio.fixture(autouse=True)
@@ -294,9 +302,9 @@ async def test_a_stock_row_that_somebody_keeps_locked_stops_nobody_else(
         transaction = other.transaction()
         await transaction.start()
         await other.execute("select from stock where variant_id = $1 for update", kept.variant)
-        current_deadline.set(Deadline.after(20.0))
+        current_deadline.set(Deadline.after(WITHIN_S))
         waiting = asyncio.create_task(place(lab_shop, {kept.variant: 1, free.variant: 1}))
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(WITHIN_S / 2):
             for _ in range(20):
                 await place(lab_shop, {free.variant: 1})
         assert not waiting.done()

@@ -245,6 +245,25 @@ async def test_a_deadline_ends_the_waiting_of_its_caller_only() -> None:
     assert work.batches == [["first"], ["patient"]]
 
 
+async def test_a_longer_deadline_is_not_cut_to_that_of_a_caller_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch_module, "TIMEOUT_S", 0.05)
+    work = Gated()
+    made = batcher(work)
+
+    async def within(seconds: float, row: Row) -> str:
+        current_deadline.set(Deadline.after(seconds))
+        return await made.call(row)
+
+    patient = asyncio.create_task(within(WITHIN_S, Row("patient")))
+    await work.begun(1)
+    assert await outcomes([asyncio.create_task(made.call(Row("without")))]) == [GatewayTimeout]
+    assert not patient.done()
+    work.open()
+    assert await outcomes([patient]) == ["patient"]
+
+
 async def test_a_batch_has_the_time_of_its_most_patient_caller() -> None:
     work = Gated()
     made = batcher(work)

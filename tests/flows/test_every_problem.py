@@ -238,13 +238,9 @@ async def outcome_unknown(shop: Shop) -> Got:
         await database.execute(SLOW_COMMIT)
         async with _behind_proxy(shop) as (proxy, business, variant):
             ordering = asyncio.create_task(_order(business, variant))
-            commits = """
-                select count(*) from pg_stat_activity
-                where datname = current_database() and state = 'active' and query = 'commit'
-            """
 
             async def is_committing() -> bool:
-                return bool(await database.fetchval(commits))
+                return bool(await database.fetchval(COMMITS))
 
             await until(is_committing, within_s=10, what="the order is being committed")
             proxy.reset_all()
@@ -255,6 +251,12 @@ async def outcome_unknown(shop: Shop) -> Got:
         await database.close()
 
 
+# What is sleeping in this database is the trigger of SLOW_COMMIT. The position in the WAL is asked
+# for in the same message, and is part of what PostgreSQL shows of it.
+COMMITS: Final = """
+    select count(*) from pg_stat_activity
+    where datname = current_database() and wait_event = 'PgSleep' and query like 'commit%'
+"""
 SLOW_COMMIT: Final = """
     create function slow_commit() returns trigger language plpgsql as
         $$ begin perform pg_sleep(1); return null; end $$;

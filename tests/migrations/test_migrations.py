@@ -179,7 +179,7 @@ async def test_a_full_database_goes_down_to_nothing_and_up_again(stack: RunningS
             assert left <= {"alembic_version", "alembic_version_pkc"}
             assert await books.value("select count(*) from alembic_version") == 0
         await database.upgrade()
-        async with open_books(database.superuser_dsn()) as books:
+        async with open_books(database.superuser_dsn(), relayed=False) as books:
             assert await schema(books) == before
             goods = await books.goods()
             async with open_shop(database.settings()) as shop:
