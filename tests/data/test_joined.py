@@ -10,7 +10,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from services.data.joined import JoinedValkey
+from services.data.store import open_store
 from services.upstream import Upstream
+from tests.faults.proxy import FaultProxy
+from tests.running_stack import RunningStack
+from tests.shopping import business_settings
 
 
 @pytest.fixture
@@ -76,3 +80,23 @@ async def test_that_it_says_no_is_not_taken_for_that_it_is_away(
         assert await joined.call(lambda valkey: valkey.incr(key)) is None
     assert await joined.get(["none"]) == [None]
     assert upstream.breaker.fail_counter == 0
+
+
+async def test_one_that_falls_silent_is_given_up_whatever_went_well_before(
+    stack: RunningStack,
+) -> None:
+    """By their share alone 50 calls would have to wait in vain, after 100 that were answered."""
+    host, _, port = stack.part("valkey")["address"].rpartition(":")
+    async with FaultProxy(host, int(port)) as proxy:
+        url = f"redis://{proxy.host}:{proxy.port}/0"
+        async with open_store(business_settings(stack, valkey_url=url)) as store:
+            for _ in range(100):
+                await store.cached.get(["key"])
+            proxy.set(drop=True)
+            before, breaker = store.cached.batches, store.valkey_upstream.breaker
+            asked = list[asyncio.Task[object]]()
+            while breaker.opens_at is None and len(asked) < 100:
+                asked.append(asyncio.create_task(store.cached.get(["key"])))
+                await asyncio.sleep(0.005)
+            assert store.cached.batches - before < 45
+            assert await asyncio.gather(*asked) == [None] * len(asked)
