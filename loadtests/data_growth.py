@@ -43,7 +43,7 @@ async def _settle(database: DataStack) -> None:
     async with database.owner() as owner:
         for table in ("products", "product_images", "variants", "stock"):
             await owner.execute(f"vacuum analyze {table}", timeout=120)
-        await owner.execute("reset role")
+        await owner.execute("set role none")
         await owner.execute("checkpoint", timeout=120)
 
 

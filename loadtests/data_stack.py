@@ -56,11 +56,11 @@ class DataStack:
         with patch.dict(os.environ, self.environment):
             settings = load(DatabaseSettings)
         if self.database != "tercet":
-            password = self.folder.secrets / "superuser_password"
+            password = secret_files.read_secret(self.folder.secrets, "superuser_password")
             changes = {
                 "primary_dsn": f"{self.dsn('postgres')}?role=tercet_app",
                 "standby_dsns": [],
-                "app_password": SecretStr(password.read_text().strip()),
+                "app_password": SecretStr(password),
                 **changes,
             }
         return settings.model_copy(update=changes)
