@@ -129,6 +129,10 @@ def test_private_answers_are_never_kept(stack: RunningStack, goods: Goods, alice
         assert "etag" not in answer.headers
 
 
+def weak(etag: str) -> str:
+    return etag.removeprefix("W/")
+
+
 def test_two_customers_get_the_same_page_without_a_word_about_them(
     stack: RunningStack, goods: Goods, alice: Guest, bob: Guest
 ) -> None:
@@ -143,7 +147,8 @@ def test_two_customers_get_the_same_page_without_a_word_about_them(
     ]
     for page in pages:
         assert page.content == pages[0].content
-        assert page.headers["etag"] == pages[0].headers["etag"]
+        # Weak once its codings are made, which happens beside the first answers.
+        assert weak(page.headers["etag"]) == weak(pages[0].headers["etag"])
         assert page.headers["cache-control"].startswith("public")
         assert "set-cookie" not in page.headers
         assert page.headers.get("vary", "accept-encoding").lower() == "accept-encoding"
