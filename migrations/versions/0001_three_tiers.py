@@ -6,7 +6,7 @@ payments carry customer_id in their primary key, so that they can be sharded by 
 
 from __future__ import annotations
 
-from alembic import op
+from migrations.statements import execute_each
 
 revision = "0001"
 down_revision = None
@@ -467,13 +467,8 @@ revoke usage on schema public from tercet_app, tercet_read
 
 def upgrade() -> None:
     for part in (CATALOG, STOCK, CUSTOMERS, ORDERS, PAYMENTS, LEDGER, OUTBOX, GRANTS):
-        _execute_each(part)
+        execute_each(part)
 
 
 def downgrade() -> None:
-    _execute_each(DROPS)
-
-
-def _execute_each(statements: str) -> None:
-    for statement in statements.split(";\n"):
-        op.execute(statement.replace(":", r"\:"))
+    execute_each(DROPS)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.data.batch import Locked
 from services.data.sources import Reader, Transaction
 from services.data.stock import Quantity
+
+# As long as an unpaid order keeps its stock. A success that comes later is refunded.
+PAYING_FOR: Final = timedelta(minutes=15)
 
 
 class Article(NamedTuple):
@@ -122,7 +125,8 @@ UPDATE_STATES = """
 
 MOVE_HOLDS = """
     update stock_holds h set state = $4,
-        resolved_at = case when $4 in ('sold', 'expired') then now() end
+        paying_until = case when $4 = 'paying' then now() + $5::interval end,
+        resolved_at = case when $4 not in ('held', 'paying') then now() end
     from unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id)
     where h.customer_id = k.customer_id and h.order_id = k.order_id and h.state = $3
     returning h.customer_id, h.order_id, h.variant_id, h.quantity
@@ -199,7 +203,7 @@ async def move_holds(
     """Move the holds of orders from one state to another; returns what was moved of each."""
     moved: dict[OrderKey, list[Quantity]] = {}
     if keys:
-        for row in await tx.fetch(MOVE_HOLDS, *_columns(keys), was, becomes):
+        for row in await tx.fetch(MOVE_HOLDS, *_columns(keys), was, becomes, PAYING_FOR):
             moved.setdefault(OrderKey(*row[:2]), []).append(Quantity(*row[2:]))
     return moved
 

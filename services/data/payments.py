@@ -59,7 +59,8 @@ INSERT_PAYMENTS = """
         now() + $6::interval
     from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[])
         as n (customer_id, order_id, amount_minor, currency, payment_method)
-    on conflict (customer_id, order_id) where state in ('INIT', 'PENDING', 'UNKNOWN', 'SUCCESS')
+    on conflict (customer_id, order_id)
+        where state in ('INIT', 'PENDING', 'UNKNOWN', 'SUCCESS') and voided_at is null
         do nothing
     returning customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
         charge_id, decline_code, detail, check_count, created_at, updated_at
@@ -87,6 +88,8 @@ LOCK_PAYMENTS = """
 UPDATE_PAYMENTS = """
     update payments p set state = n.state, charge_id = coalesce(n.charge_id, p.charge_id),
         decline_code = n.decline_code, detail = n.detail, updated_at = now(),
+        captured_minor = case when n.state = 'SUCCESS' and p.capture_method = 'automatic'
+            then p.amount_minor else p.captured_minor end,
         next_check_at = case
             when p.state = 'INIT' then now() + $7::interval else p.next_check_at end
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])

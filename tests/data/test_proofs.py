@@ -79,10 +79,12 @@ PLANTED = (
     Planted(
         "a paid order has one successful payment of its total, and no other order has one",
         "update payments set state = 'FAILED' where state = 'SUCCESS'",
+        ("payments_captured_once_successful",),
     ),
     Planted(
         "a paid order has one successful payment of its total, and no other order has one",
         "update payments set amount_minor = amount_minor - 1 where state = 'SUCCESS'",
+        ("payments_captured_range", "payments_automatic_is_captured"),
     ),
     Planted(
         "a paid order has one successful payment of its total, and no other order has one",
@@ -90,9 +92,10 @@ PLANTED = (
     ),
     Planted(
         "a paid order has one successful payment of its total, and no other order has one",
-        "insert into payments select customer_id, uuidv7(), order_id, state, amount_minor,"
-        " currency, payment_method, charge_id, decline_code, detail, check_count, next_check_at"
-        " from payments where state = 'SUCCESS'",
+        "insert into payments (customer_id, payment_id, order_id, state, amount_minor, currency,"
+        " payment_method, charge_id, next_check_at, captured_minor)"
+        " select customer_id, uuidv7(), order_id, state, amount_minor, currency, payment_method,"
+        " charge_id, next_check_at, captured_minor from payments where state = 'SUCCESS'",
         ("payments_one_live_per_order",),
     ),
     Planted(
@@ -102,7 +105,7 @@ PLANTED = (
     ),
     Planted(
         "stock is kept for a payment only while there is one",
-        "update stock_holds set state = 'paying'",
+        "update stock_holds set state = 'paying', paying_until = now() + interval '1 minute'",
         where=PLACED,
     ),
     Planted(
