@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from services.business.order_states import move_orders
 from services.business.rounds import run_rounds
 from services.business.shop import Shop
 from services.data import orders
-from services.data.outbox import Event, insert_events
 from services.data.stock import release_stock
 from services.telemetry import logger
 
@@ -25,10 +25,7 @@ async def run_once(shop: Shop) -> int:
         expired = list(released)
         if released:
             await release_stock(tx, list(released.values()))
-            await orders.update_states(tx, expired, "expired")
-            await insert_events(
-                tx, [Event("order_expired", str(key.order_id), {}) for key in expired]
-            )
+            await move_orders(tx, expired, "expired", "not_paid_in_time")
     if expired:
         shop.changed()
         log.info("orders expired", orders=len(expired))

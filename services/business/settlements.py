@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Final, NamedTuple
 
 from services.business.operations import Operation
+from services.business.order_states import move_orders
 from services.business.provider import (
     Approved,
     ChargeOutcome,
@@ -115,7 +116,7 @@ async def _sell(
     by_order = {word.payment.order_key: word for word in words}
     with Locked.among([by_order[key] for key in sold], words):
         await sell_stock(tx, list(sold.values()), patient=patient)
-    await orders.update_states(tx, keys, "paid")
+    await move_orders(tx, keys, "paid", "payment_captured")
 
 
 async def _tell(tx: Transaction, settled: Sequence[Payment]) -> None:

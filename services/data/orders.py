@@ -32,7 +32,7 @@ class OrderLine(NamedTuple):
 
 
 class Order(NamedTuple):
-    """state is placed, paid or expired; total in minor units of currency."""
+    """state: services/business/order_states.py; total in minor units of currency."""
 
     customer_id: UUID
     order_id: UUID
@@ -81,6 +81,9 @@ INSERT_ORDERS = """
         select customer_id, order_id, 'placed', currency, total_minor, now() + $4::interval
         from fresh order by place
         returning customer_id, order_id, state, currency, total_minor, hold_expires_at, created_at
+    ), noted as (
+        insert into order_events (customer_id, order_id, from_state, to_state, cause)
+        select customer_id, order_id, null, state, 'placed' from placed
     ), wanted as materialized (
         select f.customer_id, f.order_id, l.position, l.variant_id, l.title, l.quantity,
             l.unit_price_minor
@@ -117,10 +120,23 @@ SELECT_EXISTING = """
     join unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id) using (customer_id, order_id)
 """
 
+# Every move is in the order's history, and told to others.
 UPDATE_STATES = """
-    update orders o set state = $3, updated_at = now()
-    from unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id)
-    where o.customer_id = k.customer_id and o.order_id = k.order_id
+    with moved as (
+        update orders o set state = $4, updated_at = now()
+        from unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id)
+        where o.customer_id = k.customer_id and o.order_id = k.order_id and o.state = any($3)
+        returning o.customer_id, o.order_id, old.state as was
+    ), noted as (
+        insert into order_events (customer_id, order_id, from_state, to_state, cause)
+        select customer_id, order_id, was, $4, $5 from moved
+    ), told as (
+        insert into outbox (kind, name, aggregate_id, payload)
+        select 'event', 'order_' || $4, order_id::text,
+            jsonb_build_object('from', was, 'cause', $5::text)
+        from moved
+    )
+    select customer_id, order_id from moved
 """
 
 MOVE_HOLDS = """
@@ -192,9 +208,14 @@ async def lock_orders(tx: Transaction, keys: Sequence[OrderKey]) -> dict[OrderKe
     return found
 
 
-async def update_states(tx: Transaction, keys: Sequence[OrderKey], state: str) -> None:
-    if keys:
-        await tx.execute(UPDATE_STATES, *_columns(keys), state)
+async def update_states(
+    tx: Transaction, keys: Sequence[OrderKey], was: Sequence[str], becomes: str, cause: str
+) -> list[OrderKey]:
+    """Move orders that are in one of these states; returns those that were."""
+    if not keys:
+        return []
+    rows = await tx.fetch(UPDATE_STATES, *_columns(keys), list(was), becomes, cause)
+    return [OrderKey(*row) for row in rows]
 
 
 async def move_holds(
