@@ -13,7 +13,7 @@ from typing import Final
 from services.child import Child
 
 EXIT_BAD_SETTINGS: Final = 78  # EX_CONFIG of sysexits.h
-WORKERS: Final = ("outbox", "reconcile", "expiry")
+WORKERS: Final = ("outbox", "reconcile", "expiry", "webhooks")
 
 
 def run(kind: str, worker: str = "") -> int:

@@ -119,6 +119,15 @@ class Unauthenticated(Problem):
         return super().headers() | {"www-authenticate": 'Bearer realm="tercet"'}
 
 
+class WebhookRefused(Problem):
+    """A webhook is not signed by a key of its provider, or was not sent just now."""
+
+    status, name, title = 401, "webhook-refused", "The webhook's signature is not valid"
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"www-authenticate": 'Webhook-Signature realm="tercet"'}
+
+
 class Forbidden(Problem):
     """The caller is known and may not do this."""
 

@@ -22,7 +22,7 @@ WELL_KNOWN_SECRETS: Final = ("changeme", "change-me", "default", "password", "se
 
 
 # Classes of traffic whose requests can be counted by customer and by address.
-LIMITED: Final = ("login", "checkout", "payment", "page", "other", "beacon")
+LIMITED: Final = ("login", "checkout", "payment", "webhook", "page", "other", "beacon")
 
 
 class SettingsError(Exception):
@@ -92,6 +92,7 @@ def _split(value: object) -> object:
 Secret = Annotated[SecretStr, AfterValidator(_strong)]
 PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+OptionalHttpUrl = Annotated[str, AfterValidator(lambda value: value and _http_url(value))]
 HttpUrls = Annotated[str, AfterValidator(_http_urls)]
 NetworkList = Annotated[str, AfterValidator(_networks)]
 RateList = Annotated[str, AfterValidator(_rates)]
@@ -221,7 +222,15 @@ class CookieSettings(ProcessSettings):
     )
 
 
-class BusinessSettings(DatabaseSettings, InternalSettings, CookieSettings):
+class WebhookSettings(ProcessSettings):
+    """What who sends webhooks and who receives them share."""
+
+    webhook_secret: Secret = Field(
+        description="key of the signatures of webhooks; base64 after whsec_, else as it is"
+    )
+
+
+class BusinessSettings(DatabaseSettings, InternalSettings, CookieSettings, WebhookSettings):
     """What `tercet business` needs."""
 
     business_host: str = Field("127.0.0.1", description="address business listens on")
@@ -237,6 +246,9 @@ class BusinessSettings(DatabaseSettings, InternalSettings, CookieSettings):
     )
     provider_url: HttpUrl = Field(description="base address of the payment provider")
     provider_secret: Secret = Field(description="bearer credential at the payment provider")
+    webhook_secret_previous: Secret | None = Field(
+        None, description="the key before this one, believed while it is being rotated"
+    )
     operator_token: Secret = Field(description="bearer token of operator routes")
     request_timeout_ms: int = Field(
         5000, ge=10, description="deadline of a request that names none, and the longest allowed"
@@ -335,7 +347,7 @@ class AccessSettings(InternalSettings, ValkeySettings, CookieSettings):
         description="by customer and class of traffic: so many a second / so many at once",
     )
     address_rates: RateList = Field(
-        "login=5/50,checkout=50/200,payment=50/200,beacon=100/500,other=200/1000",
+        "login=5/50,checkout=50/200,payment=50/200,webhook=1000/5000,beacon=100/500,other=200/1000",
         description="the same by the client's address, which may be that of many people",
     )
     connection_limit: int = Field(
@@ -359,13 +371,18 @@ class AccessSettings(InternalSettings, ValkeySettings, CookieSettings):
         return self
 
 
-class ProviderSettings(ProcessSettings):
+class ProviderSettings(WebhookSettings):
     """What `tercet provider`, the sandbox payment provider, needs."""
 
     provider_host: str = Field("127.0.0.1", description="address the sandbox provider listens on")
     provider_port: int = Field(8082, ge=0, le=65535, description="port the sandbox listens on")
     provider_secret: Secret = Field(description="bearer credential its callers must show")
-    webhook_secret: Secret = Field(description="key that signs its webhooks")
+    webhook_url: OptionalHttpUrl = Field(
+        "", description="where its webhooks go, the shop's /webhooks/sandbox; none: it sends none"
+    )
+    provider_public_url: OptionalHttpUrl = Field(
+        "", description="where customers' browsers reach it; none: as it was asked by business"
+    )
     provider_data: Path = Field(
         Path("provider.sqlite3"), description="file of the sandbox's own ledger"
     )

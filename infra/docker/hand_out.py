@@ -36,6 +36,7 @@ READERS: Final[Mapping[str, Reader]] = {
             "cookie_secret",
             "operator_token",
             "provider_secret",
+            "webhook_secret",
             "app_password",
             "read_password",
             "valkey_password",

@@ -113,6 +113,8 @@ class Stack:
         listen = {name: value for tier in tiers for name, value in tier.listens_on().items()}
         environment = {
             "TERCET_DOCS": "true",  # a shop on one's own machine shows its API
+            # Nobody but its owner knows the authority of a certificate that the settings name.
+            "TERCET_WEBHOOK_URL": "" if self.tls else f"{self.url}/webhooks/sandbox",
             **os.environ,
             **self.variables(),
             **listen,

@@ -54,6 +54,7 @@ NOT_ANSWERED: Final = frozenset(
 CREDENTIALS: Final[dict[Route, frozenset[bytes]]] = {
     Route.PAGE: frozenset((b"authorization", b"cookie")),
     Route.OPERATOR: frozenset(),
+    Route.WEBHOOK: frozenset((b"authorization", b"cookie")),
     Route.CHECKOUT: frozenset((b"authorization",)),
     Route.PAYMENT: frozenset((b"authorization",)),
     Route.OTHER: frozenset((b"authorization",)),

@@ -21,7 +21,7 @@ from services.access.fields import Sorted, answer_lines, field_line
 from services.access.gate import Outcome
 from services.access.identity import Identities, Unasked, claim_of
 from services.access.passage import KEYED, Passage
-from services.access.routes import Route
+from services.access.routes import NOBODYS, Route
 from services.access.tracing import made_traceparent
 from services.addresses import Addresses
 from services.balance import Balance
@@ -98,6 +98,7 @@ class Forwarder:
             Route.OTHER: pool(settings.other_pool_size),
         }
         self.pools[Route.OPERATOR] = self.pools[Route.OTHER]
+        self.pools[Route.WEBHOOK] = self.pools[Route.PAYMENT]
         # Identities and readiness: short reads that no other class may hold up.
         self.control = pool(CONTROL_SIZE)
         self.identities = Identities(self._customer_by_digest)
@@ -263,7 +264,7 @@ class Forwarder:
     # Parts of it
 
     def _customer(self, passage: Passage, fields: Sorted) -> str | Unasked | None:
-        if passage.route is PAGE or passage.route is Route.OPERATOR:
+        if passage.route in NOBODYS:
             return None
         return self.identities.known(claim_of(fields.authorizations, fields.cookies))
 
@@ -292,7 +293,7 @@ class Forwarder:
             raise RuntimeError("a request is passed on before its route is known")
         if headers is None:
             customer_id = None
-            if route is not Route.PAGE and route is not Route.OPERATOR:
+            if route not in NOBODYS:
                 claim = claim_of(fields.authorizations, fields.cookies)
                 customer_id = await self.identities.customer_of(claim, passage.deadline)
             if not self._admission.try_enter(route):

@@ -44,7 +44,8 @@ def lookups(edge: Edge) -> Read:
 
 
 def pools(edge: Edge) -> dict[str, Balance]:
-    """Connections to business by name; operators share those of "other"."""
+    """Connections to business by name; operators share those of "other",
+    webhooks those of "payment"."""
     named: dict[str, Balance] = {"control": edge.forwarder.control}
     for route, pool in edge.forwarder.pools.items():
         if not any(pool is known for known in named.values()):

@@ -25,9 +25,15 @@ class Route(Enum):
     CHECKOUT = "checkout"
     PAYMENT = "payment"  # waits for the provider
     OPERATOR = "operator"  # the only one whose Authorization is for business to judge
+    WEBHOOK = "webhook"  # of a provider, who signs it: of no customer
     OTHER = "other"
 
     __hash__ = object.__hash__  # each is there once; Enum's own is a call of Python per look-up
+
+
+BY_FIRST_PART: Final = {"operator": Route.OPERATOR, "webhooks": Route.WEBHOOK}
+# Those of no customer: nobody is asked who it is.
+NOBODYS: Final = frozenset((Route.PAGE, Route.OPERATOR, Route.WEBHOOK))
 
 
 def route_of(method: bytes, path: str) -> Route | None:
@@ -40,8 +46,8 @@ def route_of(method: bytes, path: str) -> Route | None:
         return None
     if first in ("products", "categories") and method in (b"GET", b"HEAD"):
         return Route.PAGE
-    if first == "operator":
-        return Route.OPERATOR
+    if first in BY_FIRST_PART:
+        return BY_FIRST_PART[first]
     if method == b"POST" and first == "orders":
         if plain.rstrip("/") == "/orders":
             return Route.CHECKOUT

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from services.business.schemas import (
     Money,
+    NextActionDocument,
     OrderDocument,
     OrderLineDocument,
     PaymentDocument,
@@ -104,9 +105,17 @@ def payment_document(payment: Payment) -> PaymentDocument:
         amount=Money(amount_minor=payment.amount_minor, currency=payment.currency),
         decline_code=payment.decline_code,
         detail=payment.detail,
+        next_action=_next_action(payment),
         created_at=payment.created_at,
         updated_at=payment.updated_at,
     )
+
+
+def _next_action(payment: Payment) -> NextActionDocument | None:
+    """Only as long as it changes anything."""
+    if payment.next_action_url is None or payment.state != "PENDING":
+        return None
+    return NextActionDocument(type="redirect", url=payment.next_action_url)
 
 
 def _category(product: Product) -> Json | None:

@@ -13,7 +13,17 @@ from starlette.responses import Response
 
 from services import problems
 from services.bulkhead import Traffic
-from services.business import catalog, identities, lists, operators, orders, payments, schemas
+from services.business import (
+    catalog,
+    identities,
+    lists,
+    operators,
+    orders,
+    payments,
+    reviews,
+    schemas,
+    webhooks,
+)
 from services.business.answers import json_bytes
 from services.business.shop import Shop
 from services.problems import Problem
@@ -34,6 +44,7 @@ class Endpoint:
     """A route. answers: what each status carries; problems: what can go wrong beyond the usual.
 
     traffic: whose places at a dependency its calls take (services/bulkhead.py).
+    signed: by Standard Webhooks, in three headers.
     page: the same for everybody, told apart by its path and the parameters of `query` alone, and
     sent with what a shared cache needs to hold, revalidate and purge it.
     """
@@ -49,6 +60,7 @@ class Endpoint:
     traffic: Traffic = "page"
     idempotent: bool = False
     page: bool = False
+    signed: bool = False
 
     @property
     def summary(self) -> str:
@@ -157,6 +169,31 @@ PUBLIC: Final = (
         {200: schemas.PaymentDocument},
         (problems.InvalidRequest, problems.NotFound),
         guard="customer",
+        traffic="payment",
+    ),
+    Endpoint(
+        "POST",
+        "/webhooks/{provider}",
+        webhooks.receive_webhook,
+        {202: schemas.WebhookDocument},
+        (
+            problems.PayloadTooLarge,
+            problems.UnsupportedMediaType,
+            problems.NotFound,
+            problems.WebhookRefused,
+        ),
+        body=schemas.WebhookRequest,
+        traffic="payment",
+        signed=True,
+    ),
+    Endpoint(
+        "GET",
+        "/operator/payment-reviews",
+        reviews.show_reviews,
+        {200: schemas.PaymentReviewListDocument},
+        (problems.InvalidRequest,),
+        query=schemas.PaymentReviewQuery,
+        guard="operator",
         traffic="payment",
     ),
     Endpoint(

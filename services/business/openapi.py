@@ -143,6 +143,12 @@ def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
     if endpoint.idempotent:
         schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
         parameters.append(_parameter("header", "Idempotency-Key", schema))
+    if endpoint.signed:
+        parameters += [
+            _parameter("header", "webhook-id", {"type": "string", "pattern": "^[!-~]{1,255}$"}),
+            _parameter("header", "webhook-timestamp", {"type": "string", "pattern": "^[0-9]+$"}),
+            _parameter("header", "webhook-signature", {"type": "string", "pattern": "^v1,"}),
+        ]
     if endpoint.guard in OWN:
         schema = {"type": "string"}
         parameter = _parameter("header", "Consistency-Token", schema, required=False)

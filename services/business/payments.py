@@ -26,6 +26,7 @@ from services.business.shop import Shop
 from services.data.idempotency import Key
 from services.data.orders import OrderKey
 from services.data.own_orders import select_own_payment
+from services.data.payment_reviews import Source
 from services.data.payments import Payment
 from services.deadline import Deadline, current_deadline, deadline_or
 from services.problems import NotFound, Problem
@@ -106,12 +107,14 @@ async def charge_and_settle(shop: Shop, payment: Payment, sent_by: Deadline) -> 
         return None
 
 
-async def settle(shop: Shop, payment: Payment, outcome: ChargeOutcome) -> Payment:
+async def settle(
+    shop: Shop, payment: Payment, outcome: ChargeOutcome, source: Source = "answer"
+) -> Payment:
     """Book the provider's word: payment, order, stock, ledger, key and event together.
 
     May be called any number of times: a payment that is final stays as it is.
     """
-    return await shop.join(SETTLE_PAYMENTS, Word(payment, outcome))
+    return await shop.join(SETTLE_PAYMENTS, Word(payment, outcome, source))
 
 
 def charge_order(payment: Payment) -> ChargeOrder:

@@ -20,6 +20,14 @@ class ChargeOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class Amount:
+    """Minor units of a currency, as the provider says them."""
+
+    amount_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
 class Approved:
     """The money is taken."""
 
@@ -36,9 +44,13 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The provider has it and will decide later."""
+    """The provider has it and will decide later.
+
+    next_action_url: where the customer has to go before it can.
+    """
 
     charge_id: str
+    next_action_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +62,32 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """It may have happened: only the provider's own word ends this."""
+    """It may have happened: only the provider's own word ends this.
+
+    seen: it has confirmed another amount than it was asked for, which somebody has to look at.
+    """
 
     reason: str
+    seen: Amount | None = None
 
 
 ChargeOutcome = Approved | Declined | Pending | NotSent | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a provider says by itself of the charge under a payment's id."""
+
+    payment_id: UUID
+    outcome: ChargeOutcome
+    seen: Amount
+
+
+def believed(outcome: ChargeOutcome, seen: Amount, asked: Amount) -> ChargeOutcome:
+    """The outcome, if it is of the amount that was asked for; of another it is no evidence."""
+    if seen == asked:
+        return outcome
+    return Unknown("the provider speaks of another amount", seen)
 
 
 class PaymentProvider(Protocol):
@@ -67,4 +99,8 @@ class PaymentProvider(Protocol):
 
     async def find(self, order: ChargeOrder, deadline: Deadline) -> ChargeOutcome:
         """What became of an earlier charge. NotSent: the provider has never had it."""
+        ...
+
+    def read(self, payload: bytes) -> Notice | None:
+        """What a webhook of its says; None where it is nothing that concerns a payment."""
         ...

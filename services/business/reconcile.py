@@ -50,7 +50,7 @@ async def check(shop: Shop, payment: Payment, age: timedelta) -> None:
     if isinstance(outcome, Unknown):
         _escalate(payment, outcome)
     try:
-        settled = await settle(shop, payment, outcome)
+        settled = await settle(shop, payment, outcome, "reconcile")
     except Problem as error:
         shop.rounds_of("reconcile").errors_total += 1
         log.warning("not settled yet", payment_id=str(payment.payment_id), error=repr(error))

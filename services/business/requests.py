@@ -43,11 +43,7 @@ PLAIN_WORDS: Final = {"model_type": "must be an object", "extra_forbidden": "is 
 
 async def read_json(request: Request, model: type[M]) -> tuple[M, bytes]:
     """The body as a model, and its bytes."""
-    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
-    charset = parameters.partition("charset=")[2].strip(' "').lower()
-    if media_type.strip().lower() != "application/json" or charset not in ("", "utf-8"):
-        raise UnsupportedMediaType(errors=[{"field": "Content-Type", "detail": "application/json"}])
-    body = await _read_body(request)
+    body = await read_bytes(request)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -58,6 +54,15 @@ async def read_json(request: Request, model: type[M]) -> tuple[M, bytes]:
         return model.model_validate(value), body
     except ValidationError as error:
         raise InvalidBody(errors=_errors(error, "/")) from None
+
+
+async def read_bytes(request: Request) -> bytes:
+    """The body as it came, of a request that says that it is JSON."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.partition("charset=")[2].strip(' "').lower()
+    if media_type.strip().lower() != "application/json" or charset not in ("", "utf-8"):
+        raise UnsupportedMediaType(errors=[{"field": "Content-Type", "detail": "application/json"}])
+    return await _read_body(request)
 
 
 def read_query(request: Request, model: type[M]) -> M:

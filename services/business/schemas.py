@@ -254,6 +254,13 @@ class PaymentRequest(Request):
     )
 
 
+class NextActionDocument(Document):
+    """What the customer has to do before the provider decides: go to that page."""
+
+    type: Literal["redirect"]
+    url: str
+
+
 class PaymentDocument(Document):
     """A payment; docs/payments.md has the table of its states."""
 
@@ -263,8 +270,56 @@ class PaymentDocument(Document):
     amount: Money
     decline_code: str | None = Field(description="why the provider declined")
     detail: str
+    next_action: NextActionDocument | None = Field(
+        description="while the payment is PENDING: where its customer has to approve it"
+    )
     created_at: Timestamp
     updated_at: Timestamp
+
+
+class WebhookRequest(Request):
+    """What a provider tells: which kind of event, and what it is about; see docs/webhooks.md."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str
+    timestamp: datetime
+    data: dict[str, object]
+
+
+class WebhookDocument(Document):
+    """A webhook that was stored; what it says is booked a moment later."""
+
+    webhook_id: str
+    is_new: bool = Field(description="whether it had not come before")
+
+
+class PaymentReviewQuery(BaseModel):
+    """Which reviews to show."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    cursor: Id | None = Field(None, description="next_cursor of the page before")
+    limit: Integer = Field(50, ge=1, le=100, description="reviews a page")
+
+
+class PaymentReviewDocument(Document):
+    """A provider confirmed another amount or currency than it was asked for: nothing was booked."""
+
+    payment_review_id: UUID
+    subject_id: UUID = Field(description="the payment, or the operation on a payment")
+    source: Literal["answer", "reconcile", "webhook"]
+    expected: Money
+    seen: Money
+    detail: str
+    created_at: Timestamp
+
+
+class PaymentReviewListDocument(Document):
+    """Reviews that nobody has resolved, oldest first."""
+
+    items: list[PaymentReviewDocument]
+    next_cursor: UUID | None
 
 
 class OrderLineDocument(Document):

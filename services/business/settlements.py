@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from services.business.operations import Operation
 from services.business.order_states import move_orders
 from services.business.provider import (
+    Amount,
     Approved,
     ChargeOutcome,
     Declined,
@@ -16,11 +17,13 @@ from services.business.provider import (
     Pending,
     Unknown,
 )
+from services.business.reviews import difference, log_reviews, open_reviews
 from services.business.shop import Shop
 from services.data import idempotency, ledger, orders, payments
 from services.data.batch import Locked
 from services.data.ledger import PROVIDER_CLEARING, SALES, Transfer
 from services.data.outbox import Event, insert_events
+from services.data.payment_reviews import NewReview, Source
 from services.data.payments import Payment, State, Verdict
 from services.data.sources import Transaction
 from services.data.stock import sell_stock
@@ -34,10 +37,11 @@ FIRST_CHECK: Final = timedelta(seconds=2)  # a provider that was slow has decide
 
 
 class Word(NamedTuple):
-    """What the provider said of a payment."""
+    """What the provider said of a payment, and how."""
 
     payment: Payment
     outcome: ChargeOutcome
+    source: Source = "answer"
 
 
 async def settle_payments(shop: Shop, words: Sequence[Word], patient: bool) -> list[Payment]:
@@ -59,8 +63,10 @@ async def settle_payments(shop: Shop, words: Sequence[Word], patient: bool) -> l
             tx, [payment.order_key for payment in lost], was="paying", becomes="held"
         )
         await _tell(tx, list(settled.values()))
-    if settled:
+        reviews = await open_reviews(tx, differences(words))
+    if settled or reviews:
         shop.changed()
+    log_reviews(reviews)
     now = current | settled
     return [now[word.payment.payment_id] for word in words]
 
@@ -73,6 +79,24 @@ SETTLE_PAYMENTS: Final = Operation(
 )
 
 
+def differences(words: Sequence[Word]) -> list[NewReview]:
+    """Where the provider has confirmed another amount than it was asked for."""
+    return [
+        difference(word.payment.payment_id, asked_of(word.payment), word.outcome.seen, word.source)
+        for word in words
+        if isinstance(word.outcome, Unknown) and word.outcome.seen is not None
+    ]
+
+
+def asked_of(payment: Payment) -> Amount:
+    return Amount(payment.amount_minor, payment.currency)
+
+
+def says_nothing_new(payment: Payment, outcome: ChargeOutcome) -> bool:
+    """Whether a payment is final and this is the same word again: there is nothing to book."""
+    return payment.state in FINAL and _verdict(outcome).state == payment.state
+
+
 def _verdict(outcome: ChargeOutcome) -> Verdict:
     """What an outcome stands for: the rows of the table in docs/payments.md."""
     match outcome:
@@ -80,8 +104,10 @@ def _verdict(outcome: ChargeOutcome) -> Verdict:
             return Verdict("SUCCESS", charge_id, None, "")
         case Declined(decline_code, charge_id):
             return Verdict("FAILED", charge_id, decline_code, "The provider declined.")
-        case Pending(charge_id):
+        case Pending(charge_id, None):
             return Verdict("PENDING", charge_id, None, "The provider has not decided yet.")
+        case Pending(charge_id, url):
+            return Verdict("PENDING", charge_id, None, "The customer has to approve it.", url)
         case NotSent(reason):
             return Verdict("ERRORED", None, None, f"It was not charged: {reason}.")
         case Unknown(reason):
@@ -102,6 +128,8 @@ def _moves(current: Payment, verdict: Verdict) -> bool:
         return False
     if verdict.state == "UNKNOWN" and current.state == "PENDING":
         return False
+    if verdict.next_action_url not in (None, current.next_action_url):
+        return True
     return (current.state, current.detail) != (verdict.state, verdict.detail)
 
 

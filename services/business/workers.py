@@ -11,7 +11,7 @@ from typing import Any, Final
 import uvloop
 
 from services import listener
-from services.business import expiry, outbox, reconcile
+from services.business import expiry, outbox, reconcile, webhooks
 from services.business.metrics import report_of_worker
 from services.business.shop import Shop, open_shop
 from services.internal import InternalServer
@@ -28,6 +28,7 @@ WORKERS: Final[dict[str, Callable[[Shop], Coroutine[Any, Any, None]]]] = {
     "outbox": outbox.run,
     "reconcile": reconcile.run,
     "expiry": expiry.run,
+    "webhooks": webhooks.run,
 }
 
 

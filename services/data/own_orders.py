@@ -32,7 +32,7 @@ SELECT_OWN_ORDER = """
         array(
             select row(p.customer_id, p.payment_id, p.order_id, p.state, p.amount_minor,
                 p.currency, p.payment_method, p.charge_id, p.decline_code, p.detail,
-                p.check_count, p.created_at, p.updated_at)
+                p.next_action_url, p.check_count, p.created_at, p.updated_at)
             from payments p
             where p.customer_id = o.customer_id and p.order_id = o.order_id
             order by p.created_at, p.payment_id
@@ -44,7 +44,7 @@ SELECT_OWN_ORDER = """
 
 SELECT_OWN_PAYMENT = """
     select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
-        charge_id, decline_code, detail, check_count, created_at, updated_at,
+        charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at,
         (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
             else pg_current_wal_flush_lsn() end - '0/0'::pg_lsn)::bigint as position
     from payments where customer_id = $1 and payment_id = $2

@@ -26,6 +26,7 @@ class Payment(NamedTuple):
     charge_id: str | None
     decline_code: str | None
     detail: str
+    next_action_url: str | None
     check_count: int
     created_at: datetime
     updated_at: datetime
@@ -42,6 +43,7 @@ class Verdict(NamedTuple):
     charge_id: str | None
     decline_code: str | None
     detail: str
+    next_action_url: str | None = None
 
 
 class Due(NamedTuple):
@@ -63,22 +65,28 @@ INSERT_PAYMENTS = """
         where state in ('INIT', 'PENDING', 'UNKNOWN', 'SUCCESS') and voided_at is null
         do nothing
     returning customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
-        charge_id, decline_code, detail, check_count, created_at, updated_at
+        charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at
 """
 
 SELECT_PAYMENTS = """
     select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
-        charge_id, decline_code, detail, check_count, created_at, updated_at
+        charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at
     from payments
     join unnest($1::uuid[], $2::uuid[]) as k (customer_id, payment_id)
         using (customer_id, payment_id)
+"""
+
+SELECT_BY_ID = """
+    select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
+        charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at
+    from payments where payment_id = any($1)
 """
 
 LOCK_PAYMENTS = """
     select p.* from unnest($1::uuid[], $2::uuid[]) as k (customer_id, payment_id)
     cross join lateral (
         select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
-            charge_id, decline_code, detail, check_count, created_at, updated_at
+            charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at
         from payments
         where payments.customer_id = k.customer_id and payments.payment_id = k.payment_id
         for update
@@ -88,16 +96,17 @@ LOCK_PAYMENTS = """
 UPDATE_PAYMENTS = """
     update payments p set state = n.state, charge_id = coalesce(n.charge_id, p.charge_id),
         decline_code = n.decline_code, detail = n.detail, updated_at = now(),
+        next_action_url = coalesce(n.next_action_url, p.next_action_url),
         captured_minor = case when n.state = 'SUCCESS' and p.capture_method = 'automatic'
             then p.amount_minor else p.captured_minor end,
         next_check_at = case
-            when p.state = 'INIT' then now() + $7::interval else p.next_check_at end
-    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])
-        as n (customer_id, payment_id, state, charge_id, decline_code, detail)
+            when p.state = 'INIT' then now() + $8::interval else p.next_check_at end
+    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+        as n (customer_id, payment_id, state, charge_id, decline_code, detail, next_action_url)
     where p.customer_id = n.customer_id and p.payment_id = n.payment_id
     returning p.customer_id, p.payment_id, p.order_id, p.state, p.amount_minor, p.currency,
-        p.payment_method, p.charge_id, p.decline_code, p.detail, p.check_count, p.created_at,
-        p.updated_at
+        p.payment_method, p.charge_id, p.decline_code, p.detail, p.next_action_url, p.check_count,
+        p.created_at, p.updated_at
 """
 
 # Pushing next_check_at is the lease: another reconcile leaves these alone until then.
@@ -111,8 +120,8 @@ CLAIM_DUE = """
         next_check_at = now() + least($2::interval * power(2, least(p.check_count, 10)), $3)
     from due d where p.customer_id = d.customer_id and p.payment_id = d.payment_id
     returning p.customer_id, p.payment_id, p.order_id, p.state, p.amount_minor, p.currency,
-        p.payment_method, p.charge_id, p.decline_code, p.detail, p.check_count, p.created_at,
-        p.updated_at, now() - p.created_at as age
+        p.payment_method, p.charge_id, p.decline_code, p.detail, p.next_action_url, p.check_count,
+        p.created_at, p.updated_at, now() - p.created_at as age
 """
 
 
@@ -144,6 +153,14 @@ async def select_payments(reader: Reader, keys: Sequence[tuple[UUID, UUID]]) -> 
     if not keys:
         return {}
     rows = await reader.fetch(SELECT_PAYMENTS, *map(list, zip(*keys, strict=True)))
+    return {row["payment_id"]: Payment(*row) for row in rows}
+
+
+async def select_payments_by_id(reader: Reader, payment_ids: Sequence[UUID]) -> dict[UUID, Payment]:
+    """The payments of these ids, for who is told nothing but the id: the provider."""
+    if not payment_ids:
+        return {}
+    rows = await reader.fetch(SELECT_BY_ID, list(payment_ids))
     return {row["payment_id"]: Payment(*row) for row in rows}
 
 

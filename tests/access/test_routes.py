@@ -24,6 +24,7 @@ from services.access.routes import Route, route_of
         (b"POST", "/orders/1/payments/2", Route.OTHER),
         (b"GET", "/payments/1", Route.OTHER),
         (b"POST", "/operator/products", Route.OPERATOR),
+        (b"POST", "/webhooks/sandbox", Route.WEBHOOK),
         (b"GET", "/openapi.json", Route.OTHER),
         (b"GET", "/", Route.OTHER),
     ],

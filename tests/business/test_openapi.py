@@ -90,7 +90,9 @@ def test_every_operation_says_what_it_is_and_what_can_go_wrong() -> None:
             if status >= "400":
                 assert list(response["content"]) == ["application/problem+json"]
         if endpoint.body is not None:
-            assert {"400", "413", "415", "422"} <= set(operation["responses"])
+            # What is signed is stored as it is, whatever its shape.
+            expected = {"400", "413", "415"} | (set() if endpoint.signed else {"422"})
+            assert expected <= set(operation["responses"])
         if endpoint.idempotent:
             names = [p["name"] for p in operation["parameters"] if p["required"]]
             assert "Idempotency-Key" in names

@@ -233,6 +233,7 @@ class Denying:
 
     def __init__(self, provider: PaymentProvider) -> None:
         self.charge = provider.charge
+        self.read = provider.read
         self.asked = 0
 
     async def find(self, order: ChargeOrder, deadline: Deadline) -> ChargeOutcome:

@@ -29,6 +29,7 @@ from tests.faults.waiting import until
 from tests.laboratory import OwnDatabase
 from tests.served_business import by_way_of, proxy_before, served_business
 from tests.shopping import Books, Customer
+from tests.webhooks import Sender
 
 DOCUMENTED: Final = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
 MEMBERS: Final = {"type", "title", "status", "detail", "errors", "request_id"}
@@ -108,6 +109,10 @@ async def idempotency_key_running(shop: Shop) -> Got:
 
 async def unauthenticated(shop: Shop) -> Got:
     return await shop.http.get(f"/orders/{uuid4()}")
+
+
+async def webhook_refused(shop: Shop) -> Got:
+    return await Sender(shop.http, "not the secret of anybody").send({"type": "charge.approved"})
 
 
 async def forbidden(shop: Shop) -> Got:
@@ -294,6 +299,7 @@ PRODUCERS: Final[Mapping[str, Producer]] = {
     "idempotency-key-reused": idempotency_key_reused,
     "idempotency-key-running": idempotency_key_running,
     "unauthenticated": unauthenticated,
+    "webhook-refused": webhook_refused,
     "forbidden": forbidden,
     "not-found": not_found,
     "method-not-allowed": method_not_allowed,

@@ -145,6 +145,7 @@ def test_clients_of_access_are_on_a_network_with_nothing_else() -> None:
     assert members["front"] == {"access"}
     assert members["middle"] == {"access", "business"}
     assert members["cache"] == {"access", "valkey"}
+    assert members["webhooks"] == {"access", "provider"}
     assert members["watch"] == set(WATCHED)
     assert members["payments"] == {"provider", "business", *(f"worker-{name}" for name in WORKERS)}
     assert "access" not in members["data"]

@@ -19,7 +19,7 @@ from tests.running_stack import RunningStack
 
 NAMES = (
     "primary", "bootstrap", "standby", "valkey", "migrate", "catalog", "provider", "business",
-    "worker-outbox", "worker-reconcile", "worker-expiry", "access",
+    "worker-outbox", "worker-reconcile", "worker-expiry", "worker-webhooks", "access",
 )  # fmt: skip
 AT_REST_BYTES = 700 * 1024 * 1024  # what the issue promises
 HEAL_S = 30.0
@@ -55,6 +55,7 @@ def test_status_tells_name_pid_address_state_and_memory_of_each_part(stack: Runn
         ("worker-outbox", b'tercet_worker_items_total{name="outbox"}'),
         ("worker-reconcile", b'tercet_worker_items_total{name="reconcile"}'),
         ("worker-expiry", b'tercet_worker_items_total{name="expiry"}'),
+        ("worker-webhooks", b'tercet_worker_items_total{name="webhooks"}'),
     ],
 )
 async def test_metrics_are_where_status_says(stack: RunningStack, name: str, series: bytes) -> None:

@@ -30,6 +30,7 @@ OURS: Final = (
     "worker-outbox",
     "worker-reconcile",
     "worker-expiry",
+    "worker-webhooks",
 )
 
 

@@ -5,14 +5,17 @@ Tercet speaks to it over HTTP as to any provider. GET / documents every behaviou
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import httpx
 import jinja2
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -35,7 +38,13 @@ from services.business.providers.sandbox_behaviour import (
     Delivery,
     Script,
 )
-from services.business.providers.sandbox_ledger import Balance, Charge, Ledger
+from services.business.providers.sandbox_challenges import (
+    challenge_page,
+    challenges_url,
+    decided_page,
+    read_decision,
+)
+from services.business.providers.sandbox_ledger import Balance, Charge, Ledger, NextAction, Told
 from services.business.providers.sandbox_requests import (
     ChargeRequest,
     TokenRequest,
@@ -43,6 +52,8 @@ from services.business.providers.sandbox_requests import (
     read_body,
     read_list,
 )
+from services.business.providers.sandbox_webhooks import Planned, Sender, deliveries, rows_of
+from services.business.webhook_signature import key_of
 from services.problems import (
     FieldError,
     IdempotencyKeyReused,
@@ -53,6 +64,7 @@ from services.problems import (
     Problem,
 )
 from services.settings import ProviderSettings
+from services.tasks import end_tasks
 from services.telemetry import configure_logging, logger
 
 PAGE_CHARGES: Final = 50  # the latest charges on the page for people
@@ -70,14 +82,49 @@ log = logger(__name__)
 
 @dataclass(slots=True)
 class Sandbox:
-    """What the routes share: the secret, the ledger and the brown-out being played."""
+    """What the routes share: the secret, the ledger and the brown-out being played.
+
+    public_url: where customers reach it, if that is known. sender: none where no webhooks go.
+    """
 
     secret: bytes
     ledger: Ledger
     brown_out: BrownOut
+    public_url: str = ""
+    sender: Sender | None = None
 
     def strikes_lookup(self) -> Delivery | None:
         return self.brown_out.strikes() if self.brown_out.current().lookups else None
+
+    def announce(self, told: Sequence[Told]) -> list[dict[str, Any]]:
+        """The webhooks of a charge that changes; called in the ledger's writer."""
+        if self.sender is None:
+            return []
+        behaviour = self.brown_out.current()
+        planned = [
+            Planned(one.charge.charge_key, one.charge.status, self.as_told(one.charge), one.from_ms)
+            for one in told
+        ]
+        return rows_of(
+            planned,
+            behaviour.webhooks,
+            delay_ms=behaviour.webhook_delay_ms,
+            chance=self.brown_out.chance,
+        )
+
+    def as_told(self, charge: Charge) -> Charge:
+        """A charge as this provider speaks of it, which may not be as it is."""
+        behaviour = self.brown_out.current()
+        return msgspec.structs.replace(
+            charge,
+            amount_minor=charge.amount_minor + behaviour.tells_minor_more,
+            currency=behaviour.tells_currency or charge.currency,
+        )
+
+    def told(self) -> None:
+        """There may be webhooks to send."""
+        if self.sender is not None:
+            self.sender.wake()
 
     def delayed(self, delivery: Delivery, answer: Response | None) -> Response:
         return deliver(delivery, answer, delay_ms=self.brown_out.current().delay_ms)
@@ -95,12 +142,36 @@ async def create_charge(request: Request) -> Response:
     delivery = struck or (script.delivery if known is None else Delivery.PROMPT)
     if not delivery.charges or await _errs_first(sandbox, script, known, wanted.charge_key):
         return sandbox.delayed(delivery if not delivery.charges else Delivery.ERROR, None)
-    charge, is_new = await sandbox.ledger.charge(
-        wanted, script, pending_ms=sandbox.brown_out.current().pending_ms
-    )
+    charge, is_new = await _charge(request, sandbox, wanted, script)
     _check_same(charge, wanted)
+    sandbox.told()
     log.debug("charge", charge_key=charge.charge_key, status=charge.status, new=is_new)
-    return sandbox.delayed(delivery, json_answer(charge, 201 if is_new else 200))
+    return sandbox.delayed(
+        delivery, json_answer(_shown(request, sandbox, charge), 201 if is_new else 200)
+    )
+
+
+async def _charge(
+    request: Request, sandbox: Sandbox, wanted: ChargeRequest, script: Script
+) -> tuple[Charge, bool]:
+    behaviour = sandbox.brown_out.current()
+    if not script.challenges:
+        return await sandbox.ledger.charge(wanted, script, pending_ms=behaviour.pending_ms)
+    return await sandbox.ledger.charge(
+        wanted,
+        script,
+        pending_ms=behaviour.challenge_ms,
+        page_url=challenges_url(request, sandbox.public_url),
+    )
+
+
+def _shown(request: Request, sandbox: Sandbox, charge: Charge) -> Charge:
+    """A charge as callers are told of it, with what its customer still has to do."""
+    script = sandbox.ledger.script_of(charge.payment_method)
+    if charge.status == "pending" and script is not None and script.challenges:
+        url = challenges_url(request, sandbox.public_url) + charge.charge_id
+        charge = msgspec.structs.replace(charge, next_action=NextAction("redirect", url))
+    return sandbox.as_told(charge)
 
 
 async def show_charge(request: Request) -> Response:
@@ -114,7 +185,34 @@ async def show_charge(request: Request) -> Response:
     if charge is None:
         # The key in the answer tells this 404, which is evidence, from that of a wrong address.
         raise NotFound("no charge with this key ever arrived", charge_key=charge_key)
-    return sandbox.delayed(struck or Delivery.PROMPT, json_answer(charge))
+    answer = json_answer(_shown(request, sandbox, charge))
+    return sandbox.delayed(struck or Delivery.PROMPT, answer)
+
+
+async def list_webhooks(request: Request) -> Response:
+    """GET /webhooks?charge_key=: what was told of a charge, and how it was taken."""
+    sandbox = _authorized(request)
+    charge_key = request.query_params.get("charge_key", "")
+    return json_answer({"items": deliveries(sandbox.ledger.reader, charge_key)})
+
+
+async def show_challenge(request: Request) -> Response:
+    """GET /challenges/{charge_id}: the page on which a customer approves or declines."""
+    charge = _sandbox(request).ledger.undecided(request.path_params["charge_id"])
+    return challenge_page(charge)
+
+
+async def decide_challenge(request: Request) -> Response:
+    """POST /challenges/{charge_id}: what the customer has decided there; only the first counts."""
+    sandbox = _sandbox(request)
+    charge_id: str = request.path_params["charge_id"]
+    outcome = await read_decision(request)
+    charge = await sandbox.ledger.decide(charge_id, outcome)
+    if charge is None:
+        return challenge_page(None)
+    sandbox.told()
+    log.info("challenge", charge_key=charge.charge_key, outcome=outcome)
+    return decided_page(charge)
 
 
 async def list_charges(request: Request) -> Response:
@@ -233,6 +331,24 @@ async def _render_http_error(_: Request, error: Exception) -> Response:
     return render(InternalError())
 
 
+@contextlib.asynccontextmanager
+async def _sending(settings: ProviderSettings, ledger: Ledger) -> AsyncIterator[Sender | None]:
+    """Who sends webhooks while the application runs, if the settings name an address for them."""
+    if not settings.webhook_url:
+        yield None
+        return
+    key = key_of(settings.webhook_secret.get_secret_value())
+    async with httpx.AsyncClient(trust_env=False, follow_redirects=False) as http:
+        sender = Sender(
+            settings.webhook_url, key, http=http, read=ledger.reader, write=ledger.write
+        )
+        sending = asyncio.create_task(sender.run())
+        try:
+            yield sender
+        finally:
+            await end_tasks(sending)
+
+
 def make_app(settings: ProviderSettings) -> Starlette:
     """The provider as an ASGI application; its ledger is open while the application runs."""
 
@@ -240,11 +356,12 @@ def make_app(settings: ProviderSettings) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         ledger = Ledger(settings.provider_data)
         secret = settings.provider_secret.get_secret_value().encode()
-        app.state.sandbox = Sandbox(secret, ledger, BrownOut(Behaviour()))
-        try:
+        sandbox = Sandbox(secret, ledger, BrownOut(Behaviour()), settings.provider_public_url)
+        app.state.sandbox = sandbox
+        async with _sending(settings, ledger) as sandbox.sender:
+            ledger.announce = sandbox.announce
             yield
-        finally:
-            ledger.close()
+        ledger.close()
 
     return Starlette(
         lifespan=lifespan,
@@ -257,6 +374,9 @@ def make_app(settings: ProviderSettings) -> Starlette:
             Route("/charges", create_charge, methods=["POST"]),
             Route("/charges", list_charges, methods=["GET"]),
             Route("/charges/{charge_key}", show_charge, methods=["GET"]),
+            Route("/challenges/{charge_id}", show_challenge, methods=["GET"]),
+            Route("/challenges/{charge_id}", decide_challenge, methods=["POST"]),
+            Route("/webhooks", list_webhooks, methods=["GET"]),
             Route("/balance", show_balance, methods=["GET"]),
             Route("/tokens", create_token, methods=["POST"]),
             Route("/behaviour", put_behaviour, methods=["PUT"]),

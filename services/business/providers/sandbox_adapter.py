@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
 
 import httpx
 import msgspec
 
 from services import upstream as limits
 from services.business.provider import (
+    Amount,
     Approved,
     ChargeOrder,
     ChargeOutcome,
     Declined,
+    Notice,
     NotSent,
     PaymentProvider,
     Pending,
     Unknown,
+    believed,
 )
 from services.deadline import DEADLINE_HEADER, Deadline
 from services.settings import BusinessSettings
@@ -28,19 +34,40 @@ from services.upstream import Upstream
 
 log = logger(__name__)
 
+# What is kept of an answer: no NUL, which PostgreSQL can not hold, and not the whole of a flood.
+Text = Annotated[str, msgspec.Meta(pattern=r"^[\x20-\x7e]{1,200}\Z")]
+ANSWER_MAX_BYTES: Final = 16_384  # a charge is 300 bytes, a problem not much more
 # Little's law: 200 payments a second that take 0.3 s each keep 60 places busy.
 CONCURRENT_CHARGES: Final = 64
 
 
-class Charge(msgspec.Struct, frozen=True):
-    """A charge as the sandbox answers it."""
+class NextAction(msgspec.Struct, frozen=True):
+    """Where the customer is sent: an address of the web, whatever the provider says."""
 
-    charge_id: str
-    charge_key: str
+    type: Literal["redirect"]
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[\x21-\x7e]{1,2000}\Z")]
+
+
+class Charge(msgspec.Struct, frozen=True):
+    """A charge as the sandbox answers it; what has another form than this is not believed."""
+
+    charge_id: Text
+    charge_key: Text
     status: Literal["approved", "declined", "pending"]
-    amount_minor: int
-    currency: str
-    decline_code: str | None = None
+    amount_minor: Annotated[int, msgspec.Meta(ge=0, le=10**15)]
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]{1,8}\Z")]
+    decline_code: Text | None = None
+    next_action: NextAction | None = None
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A webhook of the sandbox's: docs/sandbox-provider.md has the types."""
+
+    type: str
+    data: Charge
+
+
+_decode_event: Final = msgspec.json.Decoder(Event).decode
 
 
 class ProviderProblem(msgspec.Struct, frozen=True):
@@ -56,6 +83,18 @@ class RefusedByProvider(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
+
+
+class RateLimited(Exception):
+    """It answered that it does nothing for so many seconds: nothing was charged."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"come back in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class AnswerTooLarge(Exception):
+    """It answered more than any answer of its has: what it means is not known."""
 
 
 class NeverArrived(Exception):
@@ -77,26 +116,26 @@ class SandboxAdapter:
         """POST /charges with payment_id as its key: the provider charges a key at most once."""
 
         async def send(cut: Deadline) -> Charge:
-            answer = await self._client.post(
-                "/charges",
-                **_within(cut),
-                json={
-                    "charge_key": str(order.payment_id),
-                    "amount_minor": order.amount_minor,
-                    "currency": order.currency,
-                    "payment_method": order.payment_method,
-                },
-            )
-            return _read(answer)
+            body = {
+                "charge_key": str(order.payment_id),
+                "amount_minor": order.amount_minor,
+                "currency": order.currency,
+                "payment_method": order.payment_method,
+            }
+            return _read(*await self._ask("POST", "/charges", cut, json=body))
 
-        return _outcome(await self._upstream.call(send, deadline), order)
+        outcome = await self._upstream.call(send, deadline)
+        wait_s = _wait_s(outcome, deadline)
+        if wait_s is not None:
+            await asyncio.sleep(wait_s)
+            outcome = await self._upstream.call(send, deadline)
+        return _outcome(outcome, order)
 
     async def find(self, order: ChargeOrder, deadline: Deadline) -> ChargeOutcome:
         """GET /charges/{payment_id}: what the provider has under our key."""
 
         async def ask(cut: Deadline) -> Charge:
-            path = f"/charges/{order.payment_id}"
-            return _read(await self._client.get(path, **_within(cut)))
+            return _read(*await self._ask("GET", f"/charges/{order.payment_id}", cut))
 
         outcome = await self._upstream.call(ask, deadline)
         if isinstance(outcome, limits.Failed) and isinstance(outcome.error, NeverArrived):
@@ -104,6 +143,29 @@ class SandboxAdapter:
         if not isinstance(outcome, limits.Ok):
             return Unknown("the provider could not be asked")
         return _outcome(outcome, order)
+
+    async def _ask(
+        self, method: str, path: str, cut: Deadline, **content: Any
+    ) -> tuple[httpx.Response, bytes]:
+        """The answer and its body, which is read no further than an answer can be long."""
+        body = bytearray()
+        async with self._client.stream(method, path, **_within(cut), **content) as answer:
+            async for part in answer.aiter_bytes():
+                body += part
+                if len(body) > ANSWER_MAX_BYTES:
+                    raise AnswerTooLarge
+        return answer, bytes(body)
+
+    def read(self, payload: bytes) -> Notice | None:
+        """A webhook about a charge; the sandbox's key of it is our payment_id."""
+        try:
+            event = _decode_event(payload)
+            payment_id = UUID(event.data.charge_key)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return None
+        if not event.type.startswith("charge."):
+            return None
+        return Notice(payment_id, _meaning(event.data), _amount(event.data))
 
 
 @asynccontextmanager
@@ -117,7 +179,7 @@ async def open_sandbox(
         max_concurrent=CONCURRENT_CHARGES,
         # A payment is claimed by now: to refuse it early would help nobody.
         wait_s=settings.provider_timeout_ms / 1000,
-        answers=(RefusedByProvider, NeverArrived),
+        answers=(RefusedByProvider, RateLimited, NeverArrived),
         never_sent=(
             httpx.ConnectError,
             httpx.ConnectTimeout,
@@ -133,6 +195,7 @@ async def open_sandbox(
         headers={"authorization": f"Bearer {secret}"},
         transport=KeepAliveTransport(size=CONCURRENT_CHARGES),
         timeout=upstream.timeout_s,
+        follow_redirects=False,  # an answer must not choose whom we talk to with our credential
     ) as client:
         yield SandboxAdapter(client, upstream), upstream
 
@@ -145,25 +208,43 @@ def _within(cut: Deadline) -> dict[str, Any]:
     }
 
 
-def _read(answer: httpx.Response) -> Charge:
+def _wait_s(outcome: limits.Outcome[Charge], deadline: Deadline) -> int | None:
+    """Seconds after which to ask once more; None if it was not told to, or not in time.
+
+    Nothing was charged, so this is safe; and the key makes it so, had the provider lied.
+    """
+    if not isinstance(outcome, limits.Failed) or not isinstance(outcome.error, RateLimited):
+        return None
+    wait_s = outcome.error.retry_after_s
+    return wait_s if wait_s < deadline.left_s() else None
+
+
+def _read(answer: httpx.Response, body: bytes) -> Charge:
     """The charge in an answer; raises what the status means."""
     if answer.status_code in (200, 201):
-        return msgspec.json.decode(answer.content, type=Charge)
-    problem = _problem(answer)
+        return msgspec.json.decode(body, type=Charge)
+    problem = _problem(body)
+    if answer.status_code == 429:
+        raise RateLimited(_seconds(answer.headers.get("retry-after", "")))
     # The key in its answer tells this 404, which is evidence, from that of a wrong address.
     if answer.status_code == 404 and problem.charge_key is not None:
         raise NeverArrived
     if answer.status_code == 422 and problem.type.endswith("/invalid-body"):
         raise RefusedByProvider("invalid_payment_method")
-    if answer.status_code in (400, 401, 403, 413, 415, 429):
+    if answer.status_code in (400, 401, 403, 413, 415):
         raise RefusedByProvider(f"refused_{answer.status_code}")
     raise FailedAtProvider(f"status {answer.status_code}")
 
 
-def _problem(answer: httpx.Response) -> ProviderProblem:
+def _seconds(retry_after: str) -> int:
+    """Of Retry-After in seconds; a date or nonsense is longer than anybody waits here."""
+    return int(retry_after) if re.fullmatch("[0-9]{1,6}", retry_after) else 10**6
+
+
+def _problem(body: bytes) -> ProviderProblem:
     try:
-        return msgspec.json.decode(answer.content, type=ProviderProblem)
-    except msgspec.MsgspecError:
+        return msgspec.json.decode(body, type=ProviderProblem)
+    except (msgspec.MsgspecError, RecursionError):
         return ProviderProblem()
 
 
@@ -185,17 +266,21 @@ def _outcome(outcome: limits.Outcome[Charge], order: ChargeOrder) -> ChargeOutco
 
 def _believe(charge: Charge, order: ChargeOrder) -> ChargeOutcome:
     """What a charge means, if it is the one that was asked for."""
-    same = (charge.charge_key, charge.amount_minor, charge.currency) == (
-        str(order.payment_id),
-        order.amount_minor,
-        order.currency,
-    )
-    if not same:
-        return Unknown("the provider speaks of another amount")
+    if charge.charge_key != str(order.payment_id):
+        return Unknown("the provider speaks of another charge")
+    return believed(_meaning(charge), _amount(charge), Amount(order.amount_minor, order.currency))
+
+
+def _amount(charge: Charge) -> Amount:
+    return Amount(charge.amount_minor, charge.currency)
+
+
+def _meaning(charge: Charge) -> ChargeOutcome:
     match charge.status:
         case "approved":
             return Approved(charge.charge_id)
         case "declined":
             return Declined(charge.decline_code or "declined", charge.charge_id)
         case "pending":
-            return Pending(charge.charge_id)
+            action = charge.next_action
+            return Pending(charge.charge_id, None if action is None else action.url)

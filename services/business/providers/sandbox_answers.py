@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.business.providers.sandbox_behaviour import Delivery
-from services.problems import InternalError, Problem, Unavailable
+from services.problems import InternalError, Problem, TooManyRequests, Unavailable
 
 HANG_UP: Final = "tercet.hang_up"
 # A caller that is told "not now" comes back no sooner than this; the shortest that HTTP can say.
@@ -73,6 +73,10 @@ def deliver(delivery: Delivery, answer: Response | None, *, delay_ms: int) -> Re
             return Silence()
         case Delivery.ERROR | Delivery.ERROR_AFTER_CHARGE:
             return render(InternalError("the sandbox was asked to answer with an error"))
+        case Delivery.RATE_LIMIT:
+            return render(
+                TooManyRequests("the sandbox was asked to", retry_after_s=REFUSED_RETRY_AFTER_S)
+            )
         case Delivery.REFUSE:
             return render(
                 Unavailable("the sandbox was asked to refuse", retry_after_s=REFUSED_RETRY_AFTER_S)

@@ -10,11 +10,16 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from services.business.providers.sandbox_webhooks import Mode
+
 # Longer than the 3 s a caller waits (TERCET_PROVIDER_TIMEOUT_MS), so that a slow charge is one
 # whose outcome the caller has to find out.
 SLOW_ANSWER_MS: Final = 5000
 # A pending charge is decided after this: long enough to be seen pending, short enough to watch.
 PENDING_MS: Final = 3000
+# Nobody comes back to a page of his bank after this; the order's stock is held no longer either.
+CHALLENGE_MS: Final = 900_000
+CHALLENGE_DECLINED: Final = "authentication_failed"
 
 
 class Delivery(StrEnum):
@@ -27,10 +32,11 @@ class Delivery(StrEnum):
     ERROR = "error"
     HANG = "hang"
     REFUSE = "refuse"
+    RATE_LIMIT = "rate_limit"
 
     @property
     def charges(self) -> bool:
-        return self not in (Delivery.ERROR, Delivery.HANG, Delivery.REFUSE)
+        return self not in (Delivery.ERROR, Delivery.HANG, Delivery.REFUSE, Delivery.RATE_LIMIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Script:
     becomes: Literal["approved", "declined"] | None = None
     delivery: Delivery = Delivery.PROMPT
     errors_first: int = 0
+    challenges: bool = False  # pending until the customer has answered on the sandbox's page
 
 
 # The first numbers are those that payment processors publish for these outcomes; the ones from
@@ -123,9 +130,22 @@ SCRIPTS: Final = (
         "Answered with 500 and not charged the first time; approved when asked again.",
         errors_first=1,
     ),
+    Script(
+        "tok_challenge",
+        "4000000000005084",
+        "Pending until the customer has approved or declined on the page of its next_action.",
+        outcome="pending",
+        becomes="declined",
+        decline_code=CHALLENGE_DECLINED,
+        challenges=True,
+    ),
 )
 BY_TOKEN: Final = {script.token: script for script in SCRIPTS}
 BY_CARD_NUMBER: Final = {script.card_number: script for script in SCRIPTS}
+
+
+WEBHOOK_DELAY_MS: Final = 5000  # later than anybody waits for an answer
+AMOUNT_OFF_MAX: Final = 10**9
 
 
 class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,10 +153,19 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     A mode other than normal takes the place of the script's own delivery. With `lookups` it also
     holds for GET /charges/{charge_key}. A restart of the process ends it.
+    webhooks is how those of charges made meanwhile are sent; tells_…: what is said of them, to
+    callers and by webhooks, in place of what was charged.
     """
 
     mode: Literal[
-        "normal", "slow", "drop_after_charge", "error_after_charge", "error", "hang", "refuse"
+        "normal",
+        "slow",
+        "drop_after_charge",
+        "error_after_charge",
+        "error",
+        "hang",
+        "refuse",
+        "rate_limit",
     ] = "normal"
     share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
     seed: int = 0
@@ -144,6 +173,11 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lookups: bool = False
     delay_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = SLOW_ANSWER_MS
     pending_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = PENDING_MS
+    challenge_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)] = CHALLENGE_MS
+    webhooks: Mode = "normal"
+    webhook_delay_ms: Annotated[int, msgspec.Meta(ge=0, le=86_400_000)] = WEBHOOK_DELAY_MS
+    tells_minor_more: Annotated[int, msgspec.Meta(ge=-AMOUNT_OFF_MAX, le=AMOUNT_OFF_MAX)] = 0
+    tells_currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")] | None = None
 
 
 class BrownOut:
@@ -153,12 +187,17 @@ class BrownOut:
         self.behaviour = behaviour
         # Repeatable, not secret.
         self._random = random.Random(behaviour.seed)  # noqa: S311  # nosec B311
+        self.chance = random.Random(behaviour.seed)  # noqa: S311  # nosec B311
         self._ends_at = None if behaviour.for_s is None else time.monotonic() + behaviour.for_s
 
     def current(self) -> Behaviour:
         """The behaviour in force; normal once its time is over, with the delays kept."""
         if self._ends_at is not None and time.monotonic() >= self._ends_at:
-            return msgspec.structs.replace(self.behaviour, mode="normal", for_s=None)
+            delays = {
+                name: getattr(self.behaviour, name)
+                for name in ("delay_ms", "pending_ms", "challenge_ms", "webhook_delay_ms")
+            }
+            return Behaviour(**delays)
         return self.behaviour
 
     def strikes(self) -> Delivery | None:

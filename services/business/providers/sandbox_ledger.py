@@ -9,17 +9,21 @@ import asyncio
 import secrets
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
+from services.business.providers import sandbox_webhooks
 from services.business.providers.sandbox_behaviour import BY_TOKEN, Script
 from services.business.providers.sandbox_requests import ChargeRequest
+
+Result = TypeVar("Result")
+Decision = Literal["approved", "declined"]
 
 # One row a charge_key: that unique constraint is what makes a second charge impossible. A pending
 # charge carries what it becomes and when, so it is decided on time even if nobody was running.
@@ -62,6 +66,12 @@ values (:charge_id, :charge_key, :amount_minor, :currency, :payment_method,
 on conflict (charge_key) do nothing
 """
 CHARGE_OF_KEY: Final = CHARGE + " where charge_key = :charge_key"
+CHARGE_OF_ID: Final = CHARGE + " where charge_id = :charge_id"
+DECIDE: Final = """
+update charges set becomes = :outcome, becomes_at_ms = :now_ms
+ where charge_id = :charge_id and first_status = 'pending' and becomes_at_ms > :now_ms
+returning *
+"""
 CHARGES_LATEST: Final = CHARGE + " order by sequence desc limit :limit"
 CHARGES_SINCE: Final = (
     CHARGE
@@ -75,6 +85,13 @@ select currency,
 """
 
 
+class NextAction(msgspec.Struct, frozen=True):
+    """What the customer has to do before a charge can be decided: go to that page."""
+
+    type: Literal["redirect"]
+    url: str
+
+
 class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
     """A charge as callers see it. created_at is RFC 3339 in UTC; decline_code only if declined."""
 
@@ -86,6 +103,7 @@ class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
     payment_method: str
     created_at: str
     decline_code: str | None = None
+    next_action: NextAction | None = None
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -95,6 +113,13 @@ class Balance(msgspec.Struct, frozen=True):
     status: str
     charges: int
     amount_minor: int
+
+
+class Told(NamedTuple):
+    """A charge as it is from a moment on."""
+
+    charge: Charge
+    from_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +138,28 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write_connection = _connect(path)
-        self._write_connection.executescript(SCHEMA)
+        self._write_connection.executescript(SCHEMA + sandbox_webhooks.SCHEMA)
         self._read_connection = _connect(path)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sandbox-ledger")
         self._waiting: list[_Waiting] = []
         self._drain: asyncio.Task[None] | None = None
+        # The webhooks that tell of a charge: written together with it.
+        self.announce: Callable[[Sequence[Told]], list[dict[str, Any]]] = lambda _: []
+
+    @property
+    def reader(self) -> sqlite3.Connection:
+        """For who looks at the ledger from the event loop."""
+        return self._read_connection
+
+    async def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Run `work` in the writer, in a transaction of its own."""
+
+        def within() -> Result:
+            with self._write_connection as connection:
+                connection.execute("begin immediate")
+                return work(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._writer, within)
 
     def close(self) -> None:
         self._writer.shutdown()
@@ -125,11 +167,19 @@ class Ledger:
         self._write_connection.close()
 
     async def charge(
-        self, request: ChargeRequest, script: Script, *, pending_ms: int
+        self,
+        request: ChargeRequest,
+        script: Script,
+        *,
+        pending_ms: int,
+        page_url: str | None = None,
     ) -> tuple[Charge, bool]:
-        """The charge of this key and whether it is new. A key that is known is left as it is."""
+        """The charge of this key and whether it is new. A key that is known is left as it is.
+
+        page_url: where the customer is to decide, with the charge's id at its end.
+        """
         done: asyncio.Future[tuple[Charge, bool]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(_row(request, script, pending_ms=pending_ms), done))
+        self._waiting.append(_Waiting(_row(request, script, pending_ms, page_url), done))
         if self._drain is None or self._drain.done():
             self._drain = asyncio.create_task(self._write_waiting())
         return await done
@@ -152,7 +202,46 @@ class Ledger:
     def _insert_charges(self, batch: list[_Waiting]) -> list[tuple[Charge, bool]]:
         with self._write_connection as connection:
             connection.execute("begin immediate")
-            return [_insert_charge(connection, waiting.row) for waiting in batch]
+            return [self._insert_charge(connection, waiting.row) for waiting in batch]
+
+    def _insert_charge(
+        self, connection: sqlite3.Connection, row: dict[str, Any]
+    ) -> tuple[Charge, bool]:
+        if connection.execute(INSERT, row).rowcount == 1:
+            now = _charge(row | {"status": row["first_status"]})
+            told = [Told(now, row["created_at_ms"])]
+            if row["becomes"] is not None:
+                told.append(Told(_charge(row | {"status": row["becomes"]}), row["becomes_at_ms"]))
+            sandbox_webhooks.insert(connection, self.announce(told))
+            return now, True
+        charge = _select_charge(connection, row["charge_key"])
+        if charge is None:
+            raise sqlite3.IntegrityError("a charge that is in the way can not be read")
+        return charge, False
+
+    async def decide(self, charge_id: str, outcome: Decision) -> Charge | None:
+        """What the customer has decided, once; None where there is nothing to decide."""
+
+        def work(connection: sqlite3.Connection) -> Charge | None:
+            now_ms = _now_ms()
+            values = {"charge_id": charge_id, "outcome": outcome, "now_ms": now_ms}
+            rows = connection.execute(DECIDE, values).fetchall()
+            if not rows:
+                return None
+            charge = _charge(dict(rows[0]) | {"status": outcome})
+            sandbox_webhooks.cancel_planned(connection, charge.charge_key, now_ms)
+            sandbox_webhooks.insert(connection, self.announce([Told(charge, now_ms)]))
+            return charge
+
+        return await self.write(work)
+
+    def undecided(self, charge_id: str) -> Charge | None:
+        """A charge that waits for its customer."""
+        values = {"now_ms": _now_ms(), "charge_id": charge_id}
+        row = self._read_connection.execute(CHARGE_OF_ID, values).fetchone()
+        if row is None or row["status"] != "pending":
+            return None
+        return _charge(row)
 
     async def count_error(self, charge_key: str) -> int:
         """Count one scripted error of this key; returns how many there were with this one."""
@@ -224,10 +313,13 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _row(request: ChargeRequest, script: Script, *, pending_ms: int) -> dict[str, Any]:
-    now_ms = _now_ms()
+def _row(
+    request: ChargeRequest, script: Script, pending_ms: int, page_url: str | None
+) -> dict[str, Any]:
+    now_ms, charge_id = _now_ms(), "ch_" + secrets.token_hex(12)
     return {
-        "charge_id": "ch_" + secrets.token_hex(12),
+        "charge_id": charge_id,
+        "page_url": None if page_url is None else page_url + charge_id,
         "charge_key": request.charge_key,
         "amount_minor": request.amount_minor,
         "currency": request.currency,
@@ -240,15 +332,6 @@ def _row(request: ChargeRequest, script: Script, *, pending_ms: int) -> dict[str
     }
 
 
-def _insert_charge(connection: sqlite3.Connection, row: dict[str, Any]) -> tuple[Charge, bool]:
-    if connection.execute(INSERT, row).rowcount == 1:
-        return _charge(row | {"status": row["first_status"]}), True
-    charge = _select_charge(connection, row["charge_key"])
-    if charge is None:
-        raise sqlite3.IntegrityError("a charge that is in the way can not be read")
-    return charge, False
-
-
 def _select_charge(connection: sqlite3.Connection, charge_key: str) -> Charge | None:
     row = connection.execute(
         CHARGE_OF_KEY, {"now_ms": _now_ms(), "charge_key": charge_key}
@@ -258,6 +341,7 @@ def _select_charge(connection: sqlite3.Connection, charge_key: str) -> Charge | 
 
 def _charge(row: Mapping[str, Any] | sqlite3.Row) -> Charge:
     status = row["status"]
+    page_url = row["page_url"] if isinstance(row, dict) and "page_url" in row else None
     return Charge(
         charge_id=row["charge_id"],
         charge_key=row["charge_key"],
@@ -269,4 +353,5 @@ def _charge(row: Mapping[str, Any] | sqlite3.Row) -> Charge:
         .isoformat(timespec="milliseconds")
         .replace("+00:00", "Z"),
         decline_code=row["decline_code"] if status == "declined" else None,
+        next_action=NextAction("redirect", page_url) if page_url and status == "pending" else None,
     )
