@@ -122,7 +122,7 @@ class Unauthenticated(Problem):
 class WebhookRefused(Problem):
     """A webhook is not signed by a key of its provider, or was not sent just now."""
 
-    status, name, title = 401, "webhook-refused", "The webhook's signature is not valid"
+    status, name, title = 401, "webhook-refused", "The signature of the webhook is not valid"
 
     def headers(self) -> dict[str, str]:
         return super().headers() | {"www-authenticate": 'Webhook-Signature realm="tercet"'}

@@ -27,6 +27,7 @@ SECRETS = (
     "internal_secret",
     "provider_secret",
     "operator_token",
+    "webhook_secret",
     "cookie_secret",
 )
 

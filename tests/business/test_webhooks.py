@@ -26,7 +26,7 @@ from tests.shopping import Books, place
 from tests.webhooks import Sender, charge_event
 
 PATIENT_S = 10.0
-OLD_SECRET = "oLd3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW"
+OLD_SECRET = secrets.token_urlsafe(32)
 
 
 @pytest.fixture
