@@ -27,7 +27,14 @@ class Said:
         if not self.replies:
             return False
         last = self.replies[-1]
-        return last.closes and last.status >= 400 and not last.values(NUMBER)
+        return (
+            last.closes and last.status >= 400 and not last.values(NUMBER) and not self._not_found
+        )
+
+    @property
+    def _not_found(self) -> bool:
+        """A path that is nobody's, asked for as the last on the connection: that is an answer."""
+        return self.replies[-1].status == 404
 
 
 def converse(lab: OneLoop, business: Echo, data: bytes, pieces: Sequence[bytes]) -> Said:

@@ -15,9 +15,11 @@ TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") +([\x21-\x7e]+) +HTTP/1\.([01])")
 FIELD: Final = re.compile(rb"(" + TOKEN + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
 QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
-# Not as in the grammar: empty names and values do no harm, as all of it is dropped; and spaces
-# around them (BWS) are refused, as some readers stop at them.
-EXTENSION: Final = rb"(?:;(?:" + TOKEN + rb")?(?:=(?:" + TOKEN + rb"|" + QUOTED + rb")?)?)*(?<!;)"
+# Not as in the grammar: empty names and values, and a quoted string behind a token, do no harm, as
+# all of it is dropped; and spaces around them (BWS) are refused, as some readers stop at them.
+EXTENSION: Final = (
+    rb"(?:;(?:" + TOKEN + rb")?(?:=(?:" + TOKEN + rb")?(?:" + QUOTED + rb")?)?)*(?<!;)"
+)
 CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]+)" + EXTENSION)
 HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]{2,}\])(?::[0-9]{1,5})?")
 ABSOLUTE: Final = re.compile(rb"(?i:https?)://([^/?]*)(/[^?]*)?(\?.*)?")
