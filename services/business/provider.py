@@ -1,9 +1,12 @@
-"""The port to a payment provider: what it can be asked, and the five ways in which it answers."""
+"""The port to a payment provider: what it can be asked, and the five ways in which it answers.
+
+A charge takes the money or only authorises it; captures, voids and refunds are operations on it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
 from services.deadline import Deadline
@@ -11,12 +14,35 @@ from services.deadline import Deadline
 
 @dataclass(frozen=True, slots=True)
 class ChargeOrder:
-    """What the provider is asked to do. payment_id is its idempotency key: one charge at most."""
+    """What the provider is asked to do. payment_id is its idempotency key: one charge at most.
+
+    capture: take the money at once; otherwise authorise it only, to be captured or voided later.
+    """
 
     payment_id: UUID
     amount_minor: int
     currency: str
     payment_method: str
+    capture: bool = True
+
+
+Kind = Literal["capture", "void", "refund"]
+
+
+@dataclass(frozen=True, slots=True)
+class OperationOrder:
+    """A capture, void or refund of a charge. operation_id is its idempotency key.
+
+    A void is of the whole charge, and its amount is that of the charge. charge_id is the
+    provider's own name of the charge, for providers that go by theirs and not by ours.
+    """
+
+    operation_id: UUID
+    payment_id: UUID
+    charge_id: str
+    kind: Kind
+    amount_minor: int
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +55,12 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Approved:
-    """The money is taken."""
+    """It is done: the money is taken or authorised, captured, let go or given back.
 
-    charge_id: str
+    reference: the provider's own name of the charge or operation.
+    """
+
+    reference: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +68,17 @@ class Declined:
     """The provider says no, for good."""
 
     decline_code: str
-    charge_id: str | None = None
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
     """The provider has it and will decide later.
 
-    next_action_url: where the customer has to go before it can.
+    next_action_url: where the customer has to go before it can, if anywhere.
     """
 
-    charge_id: str
+    reference: str
     next_action_url: str | None = None
 
 
@@ -91,7 +120,7 @@ def believed(outcome: ChargeOutcome, seen: Amount, asked: Amount) -> ChargeOutco
 
 
 class PaymentProvider(Protocol):
-    """One adapter a provider, in services/business/providers/. Neither method raises."""
+    """One adapter a provider, in services/business/providers/. No method raises."""
 
     async def charge(self, order: ChargeOrder, deadline: Deadline) -> ChargeOutcome:
         """Charge once, however often it is called with the same payment_id."""
@@ -103,4 +132,20 @@ class PaymentProvider(Protocol):
 
     def read(self, payload: bytes) -> Notice | None:
         """What a webhook of its says; None where it is nothing that concerns a payment."""
+        ...
+
+    async def capture(self, order: OperationOrder, deadline: Deadline) -> ChargeOutcome:
+        """Take so much of what was authorised; once for its operation_id, as the other two."""
+        ...
+
+    async def void(self, order: OperationOrder, deadline: Deadline) -> ChargeOutcome:
+        """Let an authorisation go of which nothing was captured."""
+        ...
+
+    async def refund(self, order: OperationOrder, deadline: Deadline) -> ChargeOutcome:
+        """Give back so much of what was captured."""
+        ...
+
+    async def find_operation(self, order: OperationOrder, deadline: Deadline) -> ChargeOutcome:
+        """What became of an earlier operation. NotSent: the provider has never had it."""
         ...

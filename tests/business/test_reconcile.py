@@ -234,6 +234,8 @@ class Denying:
     def __init__(self, provider: PaymentProvider) -> None:
         self.charge = provider.charge
         self.read = provider.read
+        self.capture, self.void, self.refund = provider.capture, provider.void, provider.refund
+        self.find_operation = provider.find_operation
         self.asked = 0
 
     async def find(self, order: ChargeOrder, deadline: Deadline) -> ChargeOutcome:

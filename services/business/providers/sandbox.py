@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services import serving
+from services.business.providers import sandbox_operations
 from services.business.providers.sandbox_answers import (
     SandboxProtocol,
     deliver,
@@ -227,9 +228,10 @@ async def list_charges(request: Request) -> Response:
 
 
 async def show_balance(request: Request) -> Response:
-    """GET /balance: counts and sums by currency and status."""
-    balances: list[Balance] = _authorized(request).ledger.balance()
-    return json_answer({"balances": balances})
+    """GET /balance: counts and sums by currency and status, of operations also by kind."""
+    ledger = _authorized(request).ledger
+    balances: list[Balance] = ledger.balance()
+    return json_answer({"balances": balances, "operations": ledger.operation_balance()})
 
 
 async def create_token(request: Request) -> Response:
@@ -299,10 +301,11 @@ async def _errs_first(
 
 
 def _check_same(charge: Charge, wanted: ChargeRequest) -> None:
-    if (charge.amount_minor, charge.currency, charge.payment_method) != (
+    if (charge.amount_minor, charge.currency, charge.payment_method, charge.capture) != (
         wanted.amount_minor,
         wanted.currency,
         wanted.payment_method,
+        wanted.capture,
     ):
         raise IdempotencyKeyReused("charge_key has a charge of another amount, currency or method")
 
@@ -383,6 +386,7 @@ def make_app(settings: ProviderSettings) -> Starlette:
             Route("/behaviour", show_behaviour, methods=["GET"]),
             Route("/", show_page, methods=["GET"]),
             Route("/live", show_live, methods=["GET"]),
+            *sandbox_operations.ROUTES,
         ],
     )
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
 import httpx
@@ -19,8 +19,10 @@ from services.business.provider import (
     ChargeOrder,
     ChargeOutcome,
     Declined,
+    Kind,
     Notice,
     NotSent,
+    OperationOrder,
     PaymentProvider,
     Pending,
     Unknown,
@@ -60,6 +62,23 @@ class Charge(msgspec.Struct, frozen=True):
     next_action: NextAction | None = None
 
 
+class Operation(msgspec.Struct, frozen=True):
+    """A capture, void or refund as the sandbox answers it."""
+
+    operation_id: Text
+    operation_key: Text
+    charge_key: Text
+    kind: Kind
+    status: Literal["approved", "declined", "pending"]
+    amount_minor: Annotated[int, msgspec.Meta(ge=0, le=10**15)]
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]{1,8}\Z")]
+    decline_code: Text | None = None
+
+
+Answer = TypeVar("Answer", Charge, Operation)
+PATHS: Final[dict[Kind, str]] = {"capture": "captures", "void": "voids", "refund": "refunds"}
+
+
 class Event(msgspec.Struct, frozen=True):
     """A webhook of the sandbox's: docs/sandbox-provider.md has the types."""
 
@@ -75,6 +94,7 @@ class ProviderProblem(msgspec.Struct, frozen=True):
 
     type: str = ""
     charge_key: str | None = None
+    operation_key: str | None = None
 
 
 class RefusedByProvider(Exception):
@@ -98,7 +118,7 @@ class AnswerTooLarge(Exception):
 
 
 class NeverArrived(Exception):
-    """It answered that it has no charge of this key."""
+    """It answered that it has no charge or operation of this key."""
 
 
 class FailedAtProvider(Exception):
@@ -121,28 +141,61 @@ class SandboxAdapter:
                 "amount_minor": order.amount_minor,
                 "currency": order.currency,
                 "payment_method": order.payment_method,
+                "capture": order.capture,
             }
-            return _read(*await self._ask("POST", "/charges", cut, json=body))
+            return _read(*await self._ask("POST", "/charges", cut, json=body), Charge)
 
-        outcome = await self._upstream.call(send, deadline)
-        wait_s = _wait_s(outcome, deadline)
-        if wait_s is not None:
-            await asyncio.sleep(wait_s)
-            outcome = await self._upstream.call(send, deadline)
-        return _outcome(outcome, order)
+        return _outcome(await self._send(send, deadline), order)
 
     async def find(self, order: ChargeOrder, deadline: Deadline) -> ChargeOutcome:
         """GET /charges/{payment_id}: what the provider has under our key."""
 
         async def ask(cut: Deadline) -> Charge:
-            return _read(*await self._ask("GET", f"/charges/{order.payment_id}", cut))
+            return _read(*await self._ask("GET", f"/charges/{order.payment_id}", cut), Charge)
 
-        outcome = await self._upstream.call(ask, deadline)
-        if isinstance(outcome, limits.Failed) and isinstance(outcome.error, NeverArrived):
-            return NotSent("the provider has no such charge")
-        if not isinstance(outcome, limits.Ok):
-            return Unknown("the provider could not be asked")
-        return _outcome(outcome, order)
+        return _found(await self._upstream.call(ask, deadline), order)
+
+    async def capture(self, order: OperationOrder, deadline: Deadline) -> ChargeOutcome:
+        """POST /charges/{payment_id}/captures, with operation_id as its key."""
+        return await self._operate(order, {"amount_minor": order.amount_minor}, deadline)
+
+    async def void(self, order: OperationOrder, deadline: Deadline) -> ChargeOutcome:
+        """POST /charges/{payment_id}/voids, with operation_id as its key."""
+        return await self._operate(order, {}, deadline)
+
+    async def refund(self, order: OperationOrder, deadline: Deadline) -> ChargeOutcome:
+        """POST /charges/{payment_id}/refunds, with operation_id as its key."""
+        return await self._operate(order, {"amount_minor": order.amount_minor}, deadline)
+
+    async def _operate(
+        self, order: OperationOrder, amount: dict[str, int], deadline: Deadline
+    ) -> ChargeOutcome:
+        async def send(cut: Deadline) -> Operation:
+            path = f"/charges/{order.payment_id}/{PATHS[order.kind]}"
+            body = {"operation_key": str(order.operation_id), **amount}
+            return _read(*await self._ask("POST", path, cut, json=body), Operation)
+
+        return _outcome(await self._send(send, deadline), order)
+
+    async def find_operation(self, order: OperationOrder, deadline: Deadline) -> ChargeOutcome:
+        """GET /operations/{operation_id}: what the provider has under our key."""
+
+        async def ask(cut: Deadline) -> Operation:
+            path = f"/operations/{order.operation_id}"
+            return _read(*await self._ask("GET", path, cut), Operation)
+
+        return _found(await self._upstream.call(ask, deadline), order)
+
+    async def _send(
+        self, send: Callable[[Deadline], Awaitable[Answer]], deadline: Deadline
+    ) -> limits.Outcome[Answer]:
+        """Once, and once more after a wait if the provider asks for that and there is time."""
+        outcome = await self._upstream.call(send, deadline)
+        wait_s = _wait_s(outcome, deadline)
+        if wait_s is not None:
+            await asyncio.sleep(wait_s)
+            outcome = await self._upstream.call(send, deadline)
+        return outcome
 
     async def _ask(
         self, method: str, path: str, cut: Deadline, **content: Any
@@ -208,7 +261,7 @@ def _within(cut: Deadline) -> dict[str, Any]:
     }
 
 
-def _wait_s(outcome: limits.Outcome[Charge], deadline: Deadline) -> int | None:
+def _wait_s(outcome: limits.Outcome[Answer], deadline: Deadline) -> int | None:
     """Seconds after which to ask once more; None if it was not told to, or not in time.
 
     Nothing was charged, so this is safe; and the key makes it so, had the provider lied.
@@ -219,18 +272,18 @@ def _wait_s(outcome: limits.Outcome[Charge], deadline: Deadline) -> int | None:
     return wait_s if wait_s < deadline.left_s() else None
 
 
-def _read(answer: httpx.Response, body: bytes) -> Charge:
-    """The charge in an answer; raises what the status means."""
+def _read(answer: httpx.Response, body: bytes, kind: type[Answer]) -> Answer:
+    """The charge or operation in an answer; raises what the status means."""
     if answer.status_code in (200, 201):
-        return msgspec.json.decode(body, type=Charge)
+        return msgspec.json.decode(body, type=kind)
     problem = _problem(body)
     if answer.status_code == 429:
         raise RateLimited(_seconds(answer.headers.get("retry-after", "")))
     # The key in its answer tells this 404, which is evidence, from that of a wrong address.
-    if answer.status_code == 404 and problem.charge_key is not None:
+    if answer.status_code == 404 and (problem.charge_key or problem.operation_key) is not None:
         raise NeverArrived
     if answer.status_code == 422 and problem.type.endswith("/invalid-body"):
-        raise RefusedByProvider("invalid_payment_method")
+        raise RefusedByProvider("invalid_payment_method" if kind is Charge else "invalid")
     if answer.status_code in (400, 401, 403, 413, 415):
         raise RefusedByProvider(f"refused_{answer.status_code}")
     raise FailedAtProvider(f"status {answer.status_code}")
@@ -248,39 +301,62 @@ def _problem(body: bytes) -> ProviderProblem:
         return ProviderProblem()
 
 
-def _outcome(outcome: limits.Outcome[Charge], order: ChargeOrder) -> ChargeOutcome:
+def _outcome(outcome: limits.Outcome[Answer], order: ChargeOrder | OperationOrder) -> ChargeOutcome:
+    """What became of a call that was to do something."""
     match outcome:
-        case limits.Ok(charge):
-            return _believe(charge, order)
+        case limits.Ok(answer):
+            return _believe(answer, order)
         case limits.Failed(RefusedByProvider(code="invalid_payment_method" as code)):
             return Declined(code)
         # The reason is shown to the customer; what it was is for the log.
         case limits.Failed(error) | limits.NotSent(error):
-            log.warning("not charged", payment_id=str(order.payment_id), error=repr(error))
+            log.warning("not sent", payment_id=str(order.payment_id), error=repr(error))
             refused = isinstance(outcome, limits.Failed)
             return NotSent("the provider " + ("refused" if refused else "could not be reached"))
         case limits.Unknown(error):
-            log.warning("charge unknown", payment_id=str(order.payment_id), error=repr(error))
+            log.warning("outcome unknown", payment_id=str(order.payment_id), error=repr(error))
             return Unknown("the provider's answer was lost")
 
 
-def _believe(charge: Charge, order: ChargeOrder) -> ChargeOutcome:
-    """What a charge means, if it is the one that was asked for."""
-    if charge.charge_key != str(order.payment_id):
-        return Unknown("the provider speaks of another charge")
-    return believed(_meaning(charge), _amount(charge), Amount(order.amount_minor, order.currency))
+def _found(outcome: limits.Outcome[Answer], order: ChargeOrder | OperationOrder) -> ChargeOutcome:
+    """What became of a call that asked."""
+    if isinstance(outcome, limits.Failed) and isinstance(outcome.error, NeverArrived):
+        return NotSent("the provider has never had it")
+    if not isinstance(outcome, limits.Ok):
+        return Unknown("the provider could not be asked")
+    return _believe(outcome.value, order)
 
 
-def _amount(charge: Charge) -> Amount:
-    return Amount(charge.amount_minor, charge.currency)
+def _believe(answer: Charge | Operation, order: ChargeOrder | OperationOrder) -> ChargeOutcome:
+    """What an answer means, if it is of what was asked for."""
+    if _told(answer) != _asked(order):
+        return Unknown("the provider speaks of something else")
+    return believed(_meaning(answer), _amount(answer), Amount(order.amount_minor, order.currency))
 
 
-def _meaning(charge: Charge) -> ChargeOutcome:
-    match charge.status:
+def _told(answer: Charge | Operation) -> tuple[str, ...]:
+    if isinstance(answer, Charge):
+        return (answer.charge_key,)
+    return (answer.operation_key, answer.charge_key, answer.kind)
+
+
+def _asked(order: ChargeOrder | OperationOrder) -> tuple[str, ...]:
+    if isinstance(order, ChargeOrder):
+        return (str(order.payment_id),)
+    return (str(order.operation_id), str(order.payment_id), order.kind)
+
+
+def _amount(answer: Charge | Operation) -> Amount:
+    return Amount(answer.amount_minor, answer.currency)
+
+
+def _meaning(answer: Charge | Operation) -> ChargeOutcome:
+    reference = answer.charge_id if isinstance(answer, Charge) else answer.operation_id
+    match answer.status:
         case "approved":
-            return Approved(charge.charge_id)
+            return Approved(reference)
         case "declined":
-            return Declined(charge.decline_code or "declined", charge.charge_id)
+            return Declined(answer.decline_code or "declined", reference)
         case "pending":
-            action = charge.next_action
-            return Pending(charge.charge_id, None if action is None else action.url)
+            action = answer.next_action if isinstance(answer, Charge) else None
+            return Pending(reference, None if action is None else action.url)

@@ -40,6 +40,18 @@ class Delivery(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class OperationScript:
+    """What becomes of captures, voids and refunds of a charge."""
+
+    outcome: Literal["approved", "declined", "pending"] = "approved"
+    becomes: Literal["approved", "declined"] | None = None
+    delivery: Delivery = Delivery.PROMPT
+
+
+OPERATIONS_APPROVED: Final = OperationScript()
+
+
+@dataclass(frozen=True, slots=True)
 class Script:
     """One scripted behaviour: the token and the test card that ask for it, and what happens."""
 
@@ -52,6 +64,7 @@ class Script:
     delivery: Delivery = Delivery.PROMPT
     errors_first: int = 0
     challenges: bool = False  # pending until the customer has answered on the sandbox's page
+    operations: OperationScript | None = None  # what is done with the charge later; else approved
 
 
 # The first numbers are those that payment processors publish for these outcomes; the ones from
@@ -139,6 +152,48 @@ SCRIPTS: Final = (
         decline_code=CHALLENGE_DECLINED,
         challenges=True,
     ),
+    Script(
+        "tok_operations_slow",
+        "4000000000005100",
+        "Approved; what is done with it later is done, and answered too late.",
+        operations=OperationScript(delivery=Delivery.SLOW),
+    ),
+    Script(
+        "tok_operations_drop",
+        "4000000000005118",
+        "Approved; what is done with it later is done, and the connection closed.",
+        operations=OperationScript(delivery=Delivery.DROP_AFTER_CHARGE),
+    ),
+    Script(
+        "tok_operations_error",
+        "4000000000005126",
+        "Approved; what is done with it later is done, and answered with 500.",
+        operations=OperationScript(delivery=Delivery.ERROR_AFTER_CHARGE),
+    ),
+    Script(
+        "tok_operations_hang",
+        "4000000000005134",
+        "Approved; what is done with it later is never answered, never done.",
+        operations=OperationScript(delivery=Delivery.HANG),
+    ),
+    Script(
+        "tok_operations_decline",
+        "4000000000005142",
+        "Approved; what is done with it later is declined: operation_declined.",
+        operations=OperationScript("declined"),
+    ),
+    Script(
+        "tok_operations_pending",
+        "4000000000005159",
+        "Approved; what is done with it later is pending, and done after a while.",
+        operations=OperationScript("pending", "approved"),
+    ),
+    Script(
+        "tok_operations_pending_decline",
+        "4000000000005167",
+        "Approved; what is done with it later is pending, and declined after a while.",
+        operations=OperationScript("pending", "declined"),
+    ),
 )
 BY_TOKEN: Final = {script.token: script for script in SCRIPTS}
 BY_CARD_NUMBER: Final = {script.card_number: script for script in SCRIPTS}
@@ -151,8 +206,9 @@ AMOUNT_OFF_MAX: Final = 10**9
 class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The brown-out being played: for which share of the calls, for how long, with which delays.
 
-    A mode other than normal takes the place of the script's own delivery. With `lookups` it also
-    holds for GET /charges/{charge_key}. A restart of the process ends it.
+    A mode other than normal takes the place of the script's own delivery, of a charge and of a
+    capture, void or refund. With `lookups` it also holds for GET of one of them. A restart of the
+    process ends it.
     webhooks is how those of charges made meanwhile are sent; tells_…: what is said of them, to
     callers and by webhooks, in place of what was charged.
     """

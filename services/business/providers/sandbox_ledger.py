@@ -12,14 +12,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from services.business.providers import sandbox_webhooks
-from services.business.providers.sandbox_behaviour import BY_TOKEN, Script
+from services.business.providers import sandbox_operation_ledger, sandbox_webhooks
+from services.business.providers.sandbox_behaviour import BY_TOKEN, OperationScript, Script
+from services.business.providers.sandbox_operation_ledger import SCHEMA as OPERATIONS_SCHEMA
+from services.business.providers.sandbox_operation_ledger import (
+    STATUS,
+    Operation,
+    OperationBalance,
+    Wanted,
+    rfc3339,
+)
 from services.business.providers.sandbox_requests import ChargeRequest
 
 Result = TypeVar("Result")
@@ -40,6 +47,7 @@ create table if not exists charges (
     becomes_at_ms integer,
     decline_code text,
     created_at_ms integer not null,
+    capture integer not null default 1 check (capture in (0, 1)),
     check ((first_status = 'pending') = (becomes is not null)),
     check ((becomes is null) = (becomes_at_ms is null))
 ) strict;
@@ -52,17 +60,29 @@ create table if not exists errors (
     count integer not null
 ) strict, without rowid;
 """
-CHARGE: Final = """
+# What a file has that was made before charges could be authorised only.
+ADD_CAPTURE: Final = (
+    "alter table charges add column capture integer not null default 1 check (capture in (0, 1))"
+)
+CHARGE: Final = f"""
 select sequence, charge_id, charge_key, amount_minor, currency, payment_method, decline_code,
-       created_at_ms,
-       case when becomes_at_ms <= :now_ms then becomes else first_status end as status
+       created_at_ms, capture, {STATUS} as status,
+       (select coalesce(sum(amount_minor), 0) from operations
+         where charge_key = charges.charge_key and kind = 'capture'
+           and {STATUS} = 'approved') as captured_minor,
+       (select coalesce(sum(amount_minor), 0) from operations
+         where charge_key = charges.charge_key and kind = 'refund'
+           and {STATUS} = 'approved') as refunded_minor,
+       exists (select 1 from operations
+         where charge_key = charges.charge_key and kind = 'void'
+           and {STATUS} = 'approved') as voided
   from charges
-"""
+"""  # noqa: S608 - STATUS is a constant
 INSERT: Final = """
 insert into charges (charge_id, charge_key, amount_minor, currency, payment_method,
-                     first_status, becomes, becomes_at_ms, decline_code, created_at_ms)
+                     first_status, becomes, becomes_at_ms, decline_code, created_at_ms, capture)
 values (:charge_id, :charge_key, :amount_minor, :currency, :payment_method,
-        :first_status, :becomes, :becomes_at_ms, :decline_code, :created_at_ms)
+        :first_status, :becomes, :becomes_at_ms, :decline_code, :created_at_ms, :capture)
 on conflict (charge_key) do nothing
 """
 CHARGE_OF_KEY: Final = CHARGE + " where charge_key = :charge_key"
@@ -72,6 +92,8 @@ update charges set becomes = :outcome, becomes_at_ms = :now_ms
  where charge_id = :charge_id and first_status = 'pending' and becomes_at_ms > :now_ms
 returning *
 """
+# With a charge that was not approved so far.
+NOTHING_DONE: Final = {"captured_minor": 0, "refunded_minor": 0, "voided": 0}
 CHARGES_LATEST: Final = CHARGE + " order by sequence desc limit :limit"
 CHARGES_SINCE: Final = (
     CHARGE
@@ -93,7 +115,10 @@ class NextAction(msgspec.Struct, frozen=True):
 
 
 class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A charge as callers see it. created_at is RFC 3339 in UTC; decline_code only if declined."""
+    """A charge as callers see it. created_at is RFC 3339 in UTC; decline_code only if declined.
+
+    capture: the money was to be taken at once; captured_minor and refunded_minor: what is done.
+    """
 
     charge_id: str
     charge_key: str
@@ -102,6 +127,10 @@ class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
     currency: str
     payment_method: str
     created_at: str
+    capture: bool
+    captured_minor: int
+    refunded_minor: int
+    voided: bool
     decline_code: str | None = None
     next_action: NextAction | None = None
 
@@ -138,7 +167,10 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write_connection = _connect(path)
-        self._write_connection.executescript(SCHEMA + sandbox_webhooks.SCHEMA)
+        self._write_connection.executescript(SCHEMA + OPERATIONS_SCHEMA + sandbox_webhooks.SCHEMA)
+        columns = self._write_connection.execute("pragma table_info(charges)").fetchall()
+        if "capture" not in {column["name"] for column in columns}:
+            self._write_connection.execute(ADD_CAPTURE)
         self._read_connection = _connect(path)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sandbox-ledger")
         self._waiting: list[_Waiting] = []
@@ -208,6 +240,7 @@ class Ledger:
         self, connection: sqlite3.Connection, row: dict[str, Any]
     ) -> tuple[Charge, bool]:
         if connection.execute(INSERT, row).rowcount == 1:
+            row = row | NOTHING_DONE
             now = _charge(row | {"status": row["first_status"]})
             told = [Told(now, row["created_at_ms"])]
             if row["becomes"] is not None:
@@ -228,7 +261,7 @@ class Ledger:
             rows = connection.execute(DECIDE, values).fetchall()
             if not rows:
                 return None
-            charge = _charge(dict(rows[0]) | {"status": outcome})
+            charge = _charge(dict(rows[0]) | NOTHING_DONE | {"status": outcome})
             sandbox_webhooks.cancel_planned(connection, charge.charge_key, now_ms)
             sandbox_webhooks.insert(connection, self.announce([Told(charge, now_ms)]))
             return charge
@@ -242,6 +275,34 @@ class Ledger:
         if row is None or row["status"] != "pending":
             return None
         return _charge(row)
+
+    async def operate(
+        self, wanted: Wanted, script: OperationScript, *, pending_ms: int
+    ) -> tuple[Operation, bool]:
+        """The capture, void or refund of this key and whether it is new."""
+
+        def work(connection: sqlite3.Connection) -> tuple[Operation, bool]:
+            return sandbox_operation_ledger.operate(
+                connection, wanted, script, now_ms=_now_ms(), pending_ms=pending_ms
+            )
+
+        return await self.write(work)
+
+    def find_operation(self, operation_key: str) -> Operation | None:
+        return sandbox_operation_ledger.find_operation(
+            self._read_connection, operation_key, now_ms=_now_ms()
+        )
+
+    def operations_since(
+        self, since_ms: int, *, after: int = 0, limit: int
+    ) -> tuple[list[Operation], int | None]:
+        """As since, of captures, voids and refunds."""
+        return sandbox_operation_ledger.operations_since(
+            self._read_connection, since_ms, after=after, limit=limit, now_ms=_now_ms()
+        )
+
+    def operation_balance(self) -> list[OperationBalance]:
+        return sandbox_operation_ledger.operation_balance(self._read_connection, now_ms=_now_ms())
 
     async def count_error(self, charge_key: str) -> int:
         """Count one scripted error of this key; returns how many there were with this one."""
@@ -329,6 +390,7 @@ def _row(
         "becomes_at_ms": None if script.becomes is None else now_ms + pending_ms,
         "decline_code": script.decline_code,
         "created_at_ms": now_ms,
+        "capture": int(request.capture),
     }
 
 
@@ -342,6 +404,7 @@ def _select_charge(connection: sqlite3.Connection, charge_key: str) -> Charge | 
 def _charge(row: Mapping[str, Any] | sqlite3.Row) -> Charge:
     status = row["status"]
     page_url = row["page_url"] if isinstance(row, dict) and "page_url" in row else None
+    taken_at_once = row["capture"] and status == "approved"
     return Charge(
         charge_id=row["charge_id"],
         charge_key=row["charge_key"],
@@ -349,9 +412,11 @@ def _charge(row: Mapping[str, Any] | sqlite3.Row) -> Charge:
         amount_minor=row["amount_minor"],
         currency=row["currency"],
         payment_method=row["payment_method"],
-        created_at=datetime.fromtimestamp(row["created_at_ms"] / 1000, UTC)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z"),
+        created_at=rfc3339(row["created_at_ms"]),
+        capture=bool(row["capture"]),
+        captured_minor=row["amount_minor"] if taken_at_once else row["captured_minor"],
+        refunded_minor=row["refunded_minor"],
+        voided=bool(row["voided"]),
         decline_code=row["decline_code"] if status == "declined" else None,
         next_action=NextAction("redirect", page_url) if page_url and status == "pending" else None,
     )

@@ -28,12 +28,29 @@ Body = TypeVar("Body")
 
 
 class ChargeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A charge to make; charge_key is the caller's own id of the payment."""
+    """A charge to make; charge_key is the caller's own id of the payment.
+
+    capture: take the money at once, or authorise it only.
+    """
 
     charge_key: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._~-]{1,255}\Z")]
     amount_minor: Annotated[int, msgspec.Meta(ge=1, le=AMOUNT_LIMIT_MINOR)]
     currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")]
     payment_method: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    capture: bool = True
+
+
+class OperationRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A capture or refund to make; operation_key is the caller's own id of it."""
+
+    operation_key: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._~-]{1,255}\Z")]
+    amount_minor: Annotated[int, msgspec.Meta(ge=1, le=AMOUNT_LIMIT_MINOR)]
+
+
+class VoidRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A void to make: of the whole charge."""
+
+    operation_key: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._~-]{1,255}\Z")]
 
 
 class TokenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
