@@ -77,7 +77,7 @@ select sequence, charge_id, charge_key, amount_minor, currency, payment_method, 
          where charge_key = charges.charge_key and kind = 'void'
            and {STATUS} = 'approved') as voided
   from charges
-"""  # noqa: S608 - STATUS is a constant
+"""  # noqa: S608  # nosec B608 - STATUS is a constant
 INSERT: Final = """
 insert into charges (charge_id, charge_key, amount_minor, currency, payment_method,
                      first_status, becomes, becomes_at_ms, decline_code, created_at_ms, capture)

@@ -40,7 +40,7 @@ OPERATION: Final = f"""
 select sequence, operation_id, operation_key, charge_key, kind, amount_minor, currency,
        decline_code, created_at_ms, {STATUS} as status
   from operations
-"""  # noqa: S608 - STATUS is a constant
+"""  # noqa: S608  # nosec B608 - STATUS is a constant
 OPERATION_OF_KEY: Final = OPERATION + " where operation_key = :operation_key"
 OPERATIONS_SINCE: Final = (
     OPERATION
@@ -59,12 +59,12 @@ select kind, sum(amount_minor) as standing_minor,
   from (select kind, amount_minor, {STATUS} as status
           from operations where charge_key = :charge_key)
  where status <> 'declined' group by kind
-"""  # noqa: S608 - STATUS is a constant
+"""  # noqa: S608  # nosec B608 - STATUS is a constant
 OPERATION_BALANCE: Final = f"""
 select currency, kind, {STATUS} as status, count(*) as operations,
        sum(amount_minor) as amount_minor
   from operations group by 1, 2, 3 order by 1, 2, 3
-"""  # noqa: S608 - STATUS is a constant
+"""  # noqa: S608  # nosec B608 - STATUS is a constant
 
 
 class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
