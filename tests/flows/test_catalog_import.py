@@ -18,6 +18,7 @@ import pytest
 
 from services.business.imports.files import catalog_file
 from services.business.imports.loading import (
+    CHUNK_PRODUCTS,
     StrictStop,
     Summary,
     generate_products,
@@ -25,6 +26,7 @@ from services.business.imports.loading import (
 )
 from services.business.imports.rows import Finding
 from services.business.stock_keeping import StockRefused, enter_stock
+from services.data import catalog_load
 from services.data.catalog_load import (
     BULK_PRODUCTS,
     LOAD_LOCK,
@@ -320,14 +322,15 @@ async def test_strict_stops_at_the_first_bad_row_with_nothing_changed(
     await shop.load(shopify_csv(tmp_path / "first.csv", [mug()]))
     before = await shop.value(CONTENT)
     await shop.tags()
-    rows = [mug(Handle=f"mug-{number}") for number in range(2500)]
+    good = CHUNK_PRODUCTS + 100  # the bad row is not in the first chunk
+    rows = [mug(Handle=f"mug-{number}") for number in range(good)]
     rows += [mug(Title="Changed Mug"), mug(Handle="bad", **{"Variant Price": "x"})]
     with pytest.raises(StrictStop):
         await shop.load(shopify_csv(tmp_path / "second.csv", rows), strict=True)
     assert await shop.value(CONTENT) == before
     assert await shop.tags() == []
     summary, _ = await shop.load(tmp_path / "second.csv")
-    assert counts(summary) == (2500, 1, 0, 1)
+    assert counts(summary) == (good, 1, 0, 1)
 
 
 async def test_a_first_load_tells_lists_once_and_not_each_page(shop: Shop) -> None:
@@ -337,30 +340,44 @@ async def test_a_first_load_tells_lists_once_and_not_each_page(shop: Shop) -> No
     assert len(tags) == 1 + await shop.value("select count(*) from categories")
 
 
-async def test_the_same_seed_gives_the_same_database(shop: Shop) -> None:
+async def test_the_same_seed_gives_the_same_database(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether it is loaded in bulk, with indexes built at the end, or into the indexes."""
+    monkeypatch.setattr(catalog_load, "BULK_PRODUCTS", 1000)
+    await loads_alike(shop, first=CHUNK_PRODUCTS - 500, all_of_them=CHUNK_PRODUCTS + 200)
+
+
+@pytest.mark.faults
+async def test_the_same_seed_gives_the_same_database_in_many_chunks(shop: Shop) -> None:
+    await loads_alike(shop, first=1000, all_of_them=BULK_PRODUCTS + 1000)
+
+
+async def loads_alike(shop: Shop, *, first: int, all_of_them: int) -> None:
+    """All in bulk, and then `first` of them and the others after those: into the indexes."""
     shape = await shop.column(SHAPE)
-    await shop.generate(6000)
+    await shop.generate(all_of_them)
     content = await shop.value(CONTENT)
     assert await shop.column(SHAPE) == shape
     assert await shop.value(JOURNAL_DIFFERS_FROM_STOCK) == 0
 
     await shop.connection.execute("truncate products, categories, outbox cascade")
-    assert counts(await shop.generate(1000)) == (1000, 0, 0, 0)
-    assert counts(await shop.generate(6000)) == (5000, 0, 1000, 0)
+    assert counts(await shop.generate(first)) == (first, 0, 0, 0)
+    assert counts(await shop.generate(all_of_them)) == (all_of_them - first, 0, first, 0)
     assert await shop.value(CONTENT) == content
 
 
 async def test_a_load_that_is_killed_leaves_no_trace(shop: Shop) -> None:
     shape = await shop.column(SHAPE)
-    arguments = ("catalog", "generate", "--products", "100000")
+    products, told_after = 2 * BULK_PRODUCTS, CHUNK_PRODUCTS
+    arguments = ("catalog", "generate", "--products", str(products))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "infra.cli", *arguments, "--data-dir", str(shop.stack.data_dir)),
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
     try:
-        assert await process.stdout.readline() == b"catalog 10000/100000\n"
+        assert await process.stdout.readline() == f"catalog {told_after}/{products}\n".encode()
     finally:
         process.kill()
         await process.communicate()
@@ -436,10 +453,10 @@ def test_what_can_not_be_imported_is_said_in_one_line(
 
 
 def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(servers: RunningStack) -> None:
-    arguments = ("catalog", "generate", "--products", "2500", "--seed", "7")
+    arguments = ("catalog", "generate", "--products", "1100", "--seed", "7")
     done = tercet(servers, *arguments)
     assert done.returncode == 0
-    assert done.stdout.splitlines()[:3] == [f"catalog {n}/2500" for n in (1000, 2000, 2500)]
+    assert done.stdout.splitlines()[:2] == [f"catalog {n}/1100" for n in (1000, 1100)]
 
     terminal, its_end = pty.openpty()
     command = [sys.executable, "-m", "infra.cli", *arguments]
@@ -456,8 +473,8 @@ def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(servers: RunningStack) -> 
     os.close(terminal)
     assert process.wait() == 0
     assert "━".encode() in shown
-    assert b"0 new, 0 changed, 2500 unchanged" in shown
-    assert b"catalog 1000/2500" not in shown
+    assert b"0 new, 0 changed, 1100 unchanged" in shown
+    assert b"catalog 1000/1100" not in shown
 
 
 async def test_goods_that_come_in_are_a_journal_entry(shop: Shop, primary: Primary) -> None:
