@@ -182,6 +182,30 @@ class OrderNotPayable(Problem):
     status, name, title = 409, "order-not-payable", "The order can not be paid now"
 
 
+class FlashSaleNotOpenYet(Problem):
+    """The sale opens later; Retry-After says when. Nothing is queued: come again then."""
+
+    status, name, title = 409, "flash-sale-not-open-yet", "The flash sale is not open yet"
+
+
+class FlashSaleOver(Problem):
+    """The sale has closed, or its product is not for sale any more."""
+
+    status, name, title = 409, "flash-sale-over", "The flash sale is over"
+
+
+class FlashSaleSoldOut(Problem):
+    """Fewer units of the sale are left than were asked for; some may come back unpaid."""
+
+    status, name, title = 409, "flash-sale-sold-out", "The flash sale is sold out"
+
+
+class FlashSaleLimitReached(Problem):
+    """The customer would have more units of the sale than one customer may have."""
+
+    status, name, title = 409, "flash-sale-limit-reached", "No more for one customer"
+
+
 class PayloadTooLarge(Problem):
     """The body is longer than this server accepts."""
 

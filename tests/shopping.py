@@ -53,6 +53,16 @@ INSERT_VARIANTS: Final = """
 """
 
 
+# Opening and closing by the clock of the database, which is the one that counts.
+INSERT_FLASH_SALE: Final = """
+    insert into flash_sales (variant_id, opens_at, closes_at, quantity, customer_limit,
+        unit_price_minor, currency)
+    select variant_id, clock_timestamp() + $2::float8 * interval '1 second',
+        clock_timestamp() + ($2::float8 + $3::float8) * interval '1 second', $4, $5, $6, currency
+    from variants where variant_id = $1 returning flash_sale_id
+"""
+
+
 @dataclass(frozen=True)
 class Goods:
     """A product made for one test, so that no other test buys it."""
@@ -114,6 +124,24 @@ class Books:
             )
         await self.replayed()
         return Goods(product_id, slug, [row["variant_id"] for row in rows])
+
+    async def flash_sale(
+        self,
+        variant_id: UUID,
+        *,
+        units: int = 100,
+        customer_limit: int = 100,
+        price_minor: int = 500,
+        opens_in_s: float = -1.0,
+        open_for_s: float = 3600.0,
+    ) -> UUID:
+        """The id of a new sale; open, if nothing else is said."""
+        seconds = (opens_in_s, open_for_s)
+        found: UUID = await self.value(
+            INSERT_FLASH_SALE, variant_id, *seconds, units, customer_limit, price_minor
+        )
+        await self.replayed()
+        return found
 
     async def replayed(self) -> None:
         """Wait until the standby, if it was given, has all that was committed before."""
@@ -198,6 +226,13 @@ class Customer:
     ) -> httpx.Response:
         body = {"payment_method": payment_method}
         return await self.post(f"/orders/{order_id}/payments", body, key=key)
+
+    async def claim(
+        self, flash_sale_id: object, quantity: int = 1, *, key: str | None = None
+    ) -> httpx.Response:
+        return await self.post(
+            f"/flash-sales/{flash_sale_id}/claims", {"quantity": quantity}, key=key
+        )
 
     async def post(self, path: str, body: object, *, key: str | None = None) -> httpx.Response:
         headers = {"idempotency-key": key or uuid4().hex, **self._credential()}

@@ -63,10 +63,24 @@ grant select on flash_sales, flash_sale_claims to tercet_read
 """
 
 
+# An order of a claim stays, and so does its key, unless an order has the same.
+DROPS = """
+drop table flash_sale_claims, flash_sales;
+
+update idempotency_keys c set operation = 'place_order'
+where c.operation = 'claim_flash_sale' and not exists (
+    select from idempotency_keys o where o.operation = 'place_order'
+        and o.customer_id = c.customer_id and o.idempotency_key = c.idempotency_key
+);
+
+delete from idempotency_keys where operation in ('claim_flash_sale', 'create_flash_sale')
+"""
+
+
 def upgrade() -> None:
     for part in (FLASH_SALES, GRANTS):
         execute_each(part)
 
 
 def downgrade() -> None:
-    execute_each("drop table flash_sale_claims, flash_sales")
+    execute_each(DROPS)

@@ -107,10 +107,10 @@ create index payment_operations_unsettled_idx on payment_operations (next_check_
     where state in ('INIT', 'PENDING', 'UNKNOWN');
 
 comment on column idempotency_keys.operation is
-    'place_order, pay_order, claim_flash_sale, capture, void or refund';
+    'place_order, pay_order, create_flash_sale, claim_flash_sale, capture, void or refund';
 
 comment on column idempotency_keys.subject_id is
-    'what the key made: an order, a payment, or an operation on a payment';
+    'what the key made: an order, a payment, a flash sale, or an operation on a payment';
 
 insert into ledger_accounts (account, description) values
     ('refunds', 'what customers were given back of what they had paid for'),

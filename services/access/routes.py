@@ -12,7 +12,8 @@ SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))  # RFC 9110 9.2.1, withou
 LOCAL: Final = frozenset(("/live", "/ready"))
 # Served by business on its own port, for access and for operators' machines only.
 CLOSED: Final = frozenset(("internal", "metrics", "live", "ready"))
-PAYMENT_PATH: Final = re.compile(r"/orders/[^/]+/payments/?")
+PAYMENT_PATH: Final = re.compile(r"/orders/[^/]+/payments")
+CLAIM_PATH: Final = re.compile(r"/flash-sales/[^/]+/claims")
 # Targets whose class is remembered; the hot ones are few, and random ones come and go.
 ROUTES_KEPT: Final = 4096
 TARGET_KEPT_BYTES: Final = 256
@@ -48,12 +49,16 @@ def route_of(method: bytes, path: str) -> Route | None:
         return Route.PAGE
     if first in BY_FIRST_PART:
         return BY_FIRST_PART[first]
-    if method == b"POST" and first == "orders":
-        if plain.rstrip("/") == "/orders":
-            return Route.CHECKOUT
-        if PAYMENT_PATH.fullmatch(plain):
-            return Route.PAYMENT
-    return Route.OTHER
+    return _route_of_post(plain.rstrip("/")) if method == b"POST" else Route.OTHER
+
+
+def _route_of_post(plain: str) -> Route:
+    """What is bought, paid for or set up for sale."""
+    if plain == "/orders" or CLAIM_PATH.fullmatch(plain):
+        return Route.CHECKOUT
+    if PAYMENT_PATH.fullmatch(plain):
+        return Route.PAYMENT
+    return Route.OPERATOR if plain == "/flash-sales" else Route.OTHER
 
 
 # By method and target, of what learn_route() was asked for; never of what access answers itself.

@@ -11,12 +11,14 @@ from typing import Any, Literal
 from uuid import UUID
 
 from services.business.schemas import (
+    FlashSaleDocument,
     Money,
     NextActionDocument,
     OrderDocument,
     OrderLineDocument,
     PaymentDocument,
 )
+from services.data.flash_sales import Sale
 from services.data.orders import Order, OrderLine
 from services.data.payments import Payment
 from services.data.products import Category, ListItem, Offer, Product, Rating
@@ -116,6 +118,20 @@ def _next_action(payment: Payment) -> NextActionDocument | None:
     if payment.next_action_url is None or payment.state != "PENDING":
         return None
     return NextActionDocument(type="redirect", url=payment.next_action_url)
+
+
+def flash_sale_document(sale: Sale) -> FlashSaleDocument:
+    return FlashSaleDocument(
+        flash_sale_id=sale.flash_sale_id,
+        variant_id=sale.variant_id,
+        opens_at=sale.opens_at,
+        closes_at=sale.closes_at,
+        quantity=sale.quantity,
+        left=sale.left,
+        customer_limit=sale.customer_limit,
+        unit_price=Money(amount_minor=sale.unit_price_minor, currency=sale.currency),
+        created_at=sale.created_at,
+    )
 
 
 def _category(product: Product) -> Json | None:

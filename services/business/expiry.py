@@ -8,6 +8,7 @@ from services.business.order_states import move_orders
 from services.business.rounds import run_rounds
 from services.business.shop import Shop
 from services.data import orders
+from services.data.flash_sales import return_claims
 from services.data.stock import release_stock
 from services.telemetry import logger
 
@@ -24,6 +25,7 @@ async def run_once(shop: Shop) -> int:
         released = await orders.move_holds(tx, found, was="held", becomes="expired")
         expired = list(released)
         if released:
+            await return_claims(tx, expired)
             await release_stock(tx, list(released.values()))
             await move_orders(tx, expired, "expired", "not_paid_in_time")
     if expired:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from services.business.answers import render
@@ -39,6 +39,28 @@ LINE_BYTES: Final = 300  # a line with its title, and its hold
 TOTAL_MAX_MINOR: Final = 10**12
 
 
+class Asked(Protocol):
+    """What an order is made of, whatever else was said. token: of the guest to be made."""
+
+    @property
+    def customer_id(self) -> UUID | None: ...
+
+    @property
+    def token(self) -> str | None: ...
+
+    @property
+    def operation(self) -> idempotency.Operation: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> bytes: ...
+
+
+A = TypeVar("A", bound=Asked)
+
+
 class NewOrder(NamedTuple):
     """An order as it was asked for. token: of the guest to be made, where there is no customer."""
 
@@ -47,6 +69,10 @@ class NewOrder(NamedTuple):
     wanted: OrderRequest
     key: str
     fingerprint: bytes
+
+    @property
+    def operation(self) -> idempotency.Operation:
+        return "place_order"
 
 
 class Placed(NamedTuple):
@@ -60,10 +86,10 @@ class Placed(NamedTuple):
 
 
 @dataclass
-class Draft:
+class Draft(Generic[A]):
     """An order on its way. outcome: once it is decided that there will be no new order."""
 
-    row: NewOrder
+    row: A
     outcome: Placed | Problem | None = None
     currency: str = ""
     lines: list[OrderLine] = field(default_factory=list)
@@ -76,7 +102,7 @@ class Draft:
         row = self.row
         if row.customer_id is None:
             return None
-        return Key(row.customer_id, "place_order", row.key, row.fingerprint)
+        return Key(row.customer_id, row.operation, row.key, row.fingerprint)
 
     def placed(self) -> Placed:
         assert self.order is not None  # noqa: S101 - a draft without an outcome was inserted
@@ -84,6 +110,9 @@ class Draft:
         if token is not None:
             answer = render(order_document(self.order, self.lines, [], customer_token=token))
         return Placed(self.order.customer_id, self.order.order_id, answer, token, replayed=False)
+
+
+D = TypeVar("D", bound=Draft[Any])
 
 
 async def place_orders(
@@ -95,10 +124,10 @@ async def place_orders(
     """
     drafts = [Draft(row) for row in rows]
     async with shop.database.primary.transaction() as tx:
-        await _find_earlier(tx, drafts)
+        await find_earlier(tx, drafts)
         await _price_lines(tx, drafts)
         await _hold_stock(tx, drafts, patient=patient)
-        await _insert(tx, drafts, hold_for=timedelta(minutes=shop.settings.hold_minutes))
+        await insert_drafts(tx, drafts, hold_for=timedelta(minutes=shop.settings.hold_minutes))
     if any(draft.order is not None for draft in drafts):
         shop.changed()
     return [draft.outcome or draft.placed() for draft in drafts]
@@ -113,11 +142,11 @@ PLACE_ORDERS: Final = Operation(
 )
 
 
-def _undecided(drafts: Sequence[Draft]) -> list[Draft]:
+def still_undecided(drafts: Sequence[D]) -> list[D]:
     return [draft for draft in drafts if draft.outcome is None]
 
 
-async def _find_earlier(tx: Transaction, drafts: Sequence[Draft]) -> None:
+async def find_earlier(tx: Transaction, drafts: Sequence[Draft[A]]) -> None:
     """Answer what was asked for before by the answer of then."""
     keys = [draft.key for draft in drafts if draft.key is not None]
     found = await idempotency.select_keys(tx, keys)
@@ -136,9 +165,9 @@ def _replay(row: KeyRow, key: Key) -> Placed | Problem:
     return Placed(key.customer_id, row.subject_id, row.response_body, None, replayed=True)
 
 
-async def _price_lines(tx: Transaction, drafts: Sequence[Draft]) -> None:
+async def _price_lines(tx: Transaction, drafts: Sequence[Draft[NewOrder]]) -> None:
     """Titles and prices of now, one currency an order, and no total that can not be paid."""
-    undecided = _undecided(drafts)
+    undecided = still_undecided(drafts)
     wanted = {line.variant_id for draft in undecided for line in draft.row.wanted.lines}
     articles = await orders.select_articles(tx, list(wanted)) if wanted else {}
     for draft in undecided:
@@ -184,9 +213,9 @@ def _check_total(lines: list[OrderLine]) -> None:
         raise TotalTooLarge(errors=errors)
 
 
-async def _hold_stock(tx: Transaction, drafts: Sequence[Draft], *, patient: bool) -> None:
+async def _hold_stock(tx: Transaction, drafts: Sequence[Draft[NewOrder]], *, patient: bool) -> None:
     """Hold each basket whole, in order of arrival, or refuse it."""
-    undecided = _undecided(drafts)
+    undecided = still_undecided(drafts)
     baskets = [
         [Quantity(line.variant_id, line.quantity) for line in draft.lines] for draft in undecided
     ]
@@ -206,9 +235,11 @@ def _out_of_stock(wanted: OrderRequest, shortages: Sequence[Shortage]) -> OutOfS
     return OutOfStock(errors=errors)
 
 
-async def _insert(tx: Transaction, drafts: Sequence[Draft], *, hold_for: timedelta) -> None:
+async def insert_drafts(
+    tx: Transaction, drafts: Sequence[Draft[A]], *, hold_for: timedelta
+) -> None:
     """Write what is left to be placed: guests, orders with lines and holds, events, keys."""
-    undecided = _undecided(drafts)
+    undecided = still_undecided(drafts)
     if not undecided:
         return
     owners = await _owners(tx, undecided)
@@ -222,8 +253,9 @@ async def _insert(tx: Transaction, drafts: Sequence[Draft], *, hold_for: timedel
     )
     keys = []
     for draft, order in zip(undecided, placed, strict=True):
+        row = draft.row
         draft.order, draft.answer = order, render(order_document(order, draft.lines, []))
-        key = Key(order.customer_id, "place_order", draft.row.key, draft.row.fingerprint)
+        key = Key(order.customer_id, row.operation, row.key, row.fingerprint)
         keys.append(NewKey(key, order.order_id, (201, draft.answer)))
     await insert_events(
         tx,
@@ -236,7 +268,7 @@ async def _insert(tx: Transaction, drafts: Sequence[Draft], *, hold_for: timedel
         await idempotency.insert_keys(tx, keys, ORDER_LEASE)
 
 
-async def _owners(tx: Transaction, drafts: Sequence[Draft]) -> list[UUID]:
+async def _owners(tx: Transaction, drafts: Sequence[Draft[A]]) -> list[UUID]:
     """Whose the orders are; who is nobody yet is made a guest."""
     hashes = [_token_hash(draft.row.token) for draft in drafts if draft.row.token is not None]
     guests = await customers.insert_guests(tx, hashes)

@@ -63,6 +63,25 @@ Text = Annotated[
     Field(json_schema_extra={"pattern": "^[^\\x00]*$"}),
 ]
 
+# A time as RFC 3339 has it, in years that every database knows.
+TIME_FORM: Final = re.compile(
+    r"2[01][0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
+    r"(Z|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def _spelt_as_time(value: object) -> object:
+    if not isinstance(value, str) or not TIME_FORM.fullmatch(value):
+        raise ValueError("must be a time like 2026-11-11T00:00:00Z")
+    return value
+
+
+Moment = Annotated[
+    datetime,
+    BeforeValidator(_spelt_as_time),
+    Field(description="RFC 3339", examples=["2026-11-11T00:00:00Z"]),
+]
+
 Timestamp = Annotated[
     datetime,
     PlainSerializer(_rfc3339, return_type=str),
@@ -345,6 +364,44 @@ class OrderDocument(Document):
         None,
         description="only for a new guest: the bearer token of this customer, shown once",
     )
+
+
+class MoneyRequest(Request):
+    """An amount that is asked for, at least one minor unit."""
+
+    amount_minor: int = Field(ge=1, le=PRICE_MAX_MINOR, strict=True, description="minor units")
+    currency: str = Field(pattern="^[A-Z]{3}$", description="ISO 4217")
+
+
+class FlashSaleRequest(Request):
+    """A sale of one variant: so many units, from one moment to another, so many a customer."""
+
+    variant_id: Id
+    opens_at: Moment
+    closes_at: Moment
+    quantity: int = Field(ge=1, le=10**9, strict=True, description="units for sale")
+    customer_limit: int = Field(ge=1, le=1000, strict=True, description="units a customer")
+    unit_price: MoneyRequest
+
+
+class FlashSaleDocument(Document):
+    """A flash sale. It is open from opens_at on, and until just before closes_at."""
+
+    flash_sale_id: UUID
+    variant_id: UUID
+    opens_at: Timestamp
+    closes_at: Timestamp
+    quantity: int = Field(description="units for sale")
+    left: int = Field(description="units not claimed, or given back; stock may be less")
+    customer_limit: int = Field(description="units a customer")
+    unit_price: Money
+    created_at: Timestamp
+
+
+class FlashSaleClaimRequest(Request):
+    """How many units of the sale to order."""
+
+    quantity: int = Field(ge=1, le=QUANTITY_MAX, strict=True)
 
 
 class StockMovementRequest(Request):

@@ -10,7 +10,7 @@ from uuid import UUID
 from services.data.batch import Locked
 from services.data.sources import Transaction
 
-Operation = Literal["place_order", "pay_order"]
+Operation = Literal["place_order", "pay_order", "create_flash_sale", "claim_flash_sale"]
 
 
 class Key(NamedTuple):

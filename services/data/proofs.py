@@ -106,6 +106,55 @@ RULES: Final = (
         """,
     ),
     Rule(
+        "flash sales",
+        "what is claimed of a sale is claimed by orders",
+        "select count(*) from flash_sales",
+        """
+        select s.flash_sale_id, s.quantity, s.claimed, coalesce(c.quantity, 0) as by_orders
+        from flash_sales s left join (
+            select flash_sale_id, sum(quantity) as quantity from flash_sale_claims
+            where returned_at is null group by flash_sale_id
+        ) c using (flash_sale_id)
+        where s.claimed <> coalesce(c.quantity, 0) or s.claimed > s.quantity
+        """,
+    ),
+    Rule(
+        "flash sales",
+        "no customer has more of a sale than one customer may have",
+        "select count(*) from flash_sale_claims",
+        """
+        select s.flash_sale_id, c.customer_id, s.customer_limit, sum(c.quantity) as claimed
+        from flash_sales s join flash_sale_claims c using (flash_sale_id)
+        where c.returned_at is null
+        group by s.flash_sale_id, c.customer_id having sum(c.quantity) > s.customer_limit
+        """,
+    ),
+    Rule(
+        "flash sales",
+        "a claim is an order of its units alone, at the price of the sale and while it was open",
+        "select count(*) from flash_sale_claims",
+        """
+        select c.order_id, c.flash_sale_id, c.quantity, c.created_at, l.variant_id, l.quantity
+            as ordered, l.unit_price_minor
+        from flash_sale_claims c join flash_sales s using (flash_sale_id)
+        join orders o using (customer_id, order_id)
+        left join order_lines l using (customer_id, order_id)
+        where (l.variant_id, l.quantity, l.unit_price_minor, o.currency)
+                is distinct from (s.variant_id, c.quantity, s.unit_price_minor, s.currency)
+            or c.created_at < s.opens_at or c.created_at >= s.closes_at
+        """,
+    ),
+    Rule(
+        "flash sales",
+        "units go back to the sale when their order ends unpaid, and not otherwise",
+        "select count(*) from flash_sale_claims",
+        """
+        select c.order_id, o.state, c.flash_sale_id, c.quantity, c.returned_at
+        from flash_sale_claims c join orders o using (customer_id, order_id)
+        where (c.returned_at is not null) <> (o.state in ('expired', 'cancelled'))
+        """,
+    ),
+    Rule(
         "payments",
         "a paid order has one successful payment of its total, and no other order has one",
         "select count(*) from payments where state = 'SUCCESS'",
@@ -190,16 +239,19 @@ RULES: Final = (
     ),
     Rule(
         "idempotency",
-        "every key stands for an order or a payment that exists",
+        "every key stands for what it has made, which exists",
         "select count(*) from idempotency_keys",
         """
         select k.operation, k.idempotency_key, k.subject_id from idempotency_keys k
         where not exists (
-            select from orders o where k.operation = 'place_order'
+            select from orders o where k.operation in ('place_order', 'claim_flash_sale')
                 and o.customer_id = k.customer_id and o.order_id = k.subject_id
             union all
             select from payments p where k.operation = 'pay_order'
                 and p.customer_id = k.customer_id and p.payment_id = k.subject_id
+            union all
+            select from flash_sales s where k.operation = 'create_flash_sale'
+                and s.flash_sale_id = k.subject_id
         )
         """,
     ),

@@ -93,30 +93,36 @@ async def hold_stock(
     Returns the lines that are short of each; empty where it is held. Every row is locked once,
     decided on in memory and updated once, however many want it. Raises Locked.
     """
-    left = await _lock_stock(tx, baskets, patient=patient)
-    shortages = [_take(left, basket) for basket in baskets]
-    held = [basket for basket, short in zip(baskets, shortages, strict=True) if not short]
-    if held:
-        await tx.execute(HOLD, *_sums(held))
+    left = await lock_stock(tx, baskets, patient=patient)
+    shortages = [take(left, basket) for basket in baskets]
+    await move_to_held(
+        tx, [basket for basket, short in zip(baskets, shortages, strict=True) if not short]
+    )
     return shortages
+
+
+async def move_to_held(tx: Transaction, baskets: Sequence[Basket]) -> None:
+    """Move baskets that were taken from what is left of locked rows from available to held."""
+    if baskets:
+        await tx.execute(HOLD, *_sums(baskets))
 
 
 async def release_stock(
     tx: Transaction, baskets: Sequence[Basket], *, patient: bool = True
 ) -> None:
     """Move units that are no longer held back to available. Raises Locked."""
-    await _lock_stock(tx, baskets, patient=patient)
+    await lock_stock(tx, baskets, patient=patient)
     variant_ids, quantities = _sums(baskets)
     await tx.execute(HOLD, variant_ids, [-quantity for quantity in quantities])
 
 
 async def sell_stock(tx: Transaction, baskets: Sequence[Basket], *, patient: bool = True) -> None:
     """Move units from held to sold, for good. Raises Locked."""
-    await _lock_stock(tx, baskets, patient=patient)
+    await lock_stock(tx, baskets, patient=patient)
     await tx.execute(SELL, *_sums(baskets))
 
 
-async def _lock_stock(
+async def lock_stock(
     tx: Transaction, baskets: Sequence[Basket], *, patient: bool
 ) -> dict[UUID, int]:
     """Lock the rows of all baskets; returns what is available of each.
@@ -141,7 +147,7 @@ async def _lock_stock(
     return available
 
 
-def _take(left: dict[UUID, int], basket: Basket) -> list[Shortage]:
+def take(left: dict[UUID, int], basket: Basket) -> list[Shortage]:
     """Take a basket from what is left, unless lines are short: those are returned."""
     short = [
         Shortage(line.variant_id, line.quantity, left.get(line.variant_id, 0))

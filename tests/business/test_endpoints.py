@@ -20,13 +20,14 @@ async def slug(books: Books) -> str:
 
 
 async def test_the_pages_that_access_is_told_of_are_those_that_may_be_held(
-    business: httpx.AsyncClient, slug: str
+    business: httpx.AsyncClient, books: Books, slug: str
 ) -> None:
+    ids = {"flash_sale_id": await books.flash_sale((await books.goods()).variant)}
     told = {rule["path"] for rule in (await business.get("/internal/pages")).json()["pages"]}
     open_routes = [e.path for e in PUBLIC if e.method == "GET" and e.guard == "nobody"]
     assert told <= set(open_routes)
     for path in open_routes:
-        answer = (await business.get(path.format(slug=slug))).raise_for_status()
+        answer = (await business.get(path.format(slug=slug, **ids))).raise_for_status()
         may_be_held = "s-maxage" in answer.headers["cache-control"]
         assert may_be_held == (path in told), path
         assert all(name in answer.headers for name in HELD_BY) == may_be_held, path

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from services.business.expiry import run_once as expire
 from services.business.payments import claim, pay
+from services.business.sale_claims import CLAIM_UNITS, NewClaim
 from services.business.shop import Shop, open_shop
 from services.data.proofs import RULES, VIOLATIONS_SHOWN, Rule, find_violations
 from tests.laboratory import OwnDatabase, own_database
@@ -32,6 +33,11 @@ UNSETTLED = "where order_id = (select order_id from payments where state = 'INIT
 
 BOOKED = "every successful payment is booked once: amount, currency and accounts are right"
 OWED = "in each currency the provider owes us what successful payments brought"
+CLAIMED = "what is claimed of a sale is claimed by orders"
+AT_ITS_TERMS = (
+    "a claim is an order of its units alone, at the price of the sale and while it was open"
+)
+SALE_FKEY = "flash_sales_variant_fkey"
 
 PLANTED = (
     Planted(
@@ -98,6 +104,28 @@ PLANTED = (
         " charge_id, next_check_at, captured_minor from payments where state = 'SUCCESS'",
         ("payments_one_live_per_order",),
     ),
+    Planted(CLAIMED, "update flash_sales set claimed = claimed - 1"),
+    Planted(CLAIMED, "update flash_sale_claims set quantity = quantity + 1"),
+    Planted(
+        "no customer has more of a sale than one customer may have",
+        "update flash_sales set customer_limit = 1",
+    ),
+    Planted(AT_ITS_TERMS, "update flash_sales set unit_price_minor = unit_price_minor + 1"),
+    Planted(AT_ITS_TERMS, "update flash_sales set currency = 'EUR'"),
+    Planted(AT_ITS_TERMS, "update flash_sales set variant_id = uuidv7()", (SALE_FKEY,)),
+    Planted(AT_ITS_TERMS, "update flash_sales set opens_at = now()"),
+    Planted(
+        AT_ITS_TERMS,
+        "update flash_sales set closes_at = opens_at + interval '1 microsecond'",
+    ),
+    Planted(
+        "units go back to the sale when their order ends unpaid, and not otherwise",
+        "update flash_sale_claims set returned_at = null where returned_at is not null",
+    ),
+    Planted(
+        "units go back to the sale when their order ends unpaid, and not otherwise",
+        "update flash_sale_claims set returned_at = now() where returned_at is null",
+    ),
     Planted(
         "an unsettled payment keeps the stock of its order",
         "update stock_holds set state = 'held'",
@@ -147,7 +175,7 @@ PLANTED = (
         " from ledger_transfers",
     ),
     Planted(
-        "every key stands for an order or a payment that exists",
+        "every key stands for what it has made, which exists",
         "update idempotency_keys set subject_id = uuidv7()",
     ),
     Planted(
@@ -182,7 +210,13 @@ async def trade(shop: Shop, books: Books) -> None:
     await books.rows(
         "update stock_holds set expires_at = now() where order_id = $1", keys[3].order_id
     )
-    assert await expire(shop) == 1
+    sale_id = await books.flash_sale(goods.variants[0], units=9, customer_limit=2)
+    for customer_id, key in ((keys[0].customer_id, "b"), (keys[1].customer_id, "b")):
+        placed = await shop.join(CLAIM_UNITS, NewClaim(customer_id, sale_id, 2, key, b""))
+    await books.rows(
+        "update stock_holds set expires_at = now() where order_id = $1", placed.order_id
+    )
+    assert await expire(shop) == 2
 
 
 @pytest_asyncio.fixture(scope="module")

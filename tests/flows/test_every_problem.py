@@ -170,6 +170,30 @@ async def order_not_payable(shop: Shop) -> Got:
     return await customer.pay(order_id)
 
 
+async def flash_sale_not_open_yet(shop: Shop) -> Got:
+    return await _claim(shop, opens_in_s=60)
+
+
+async def flash_sale_over(shop: Shop) -> Got:
+    return await _claim(shop, opens_in_s=-120, open_for_s=60)
+
+
+async def flash_sale_sold_out(shop: Shop) -> Got:
+    return await _claim(shop, units=1, quantity=2)
+
+
+async def flash_sale_limit_reached(shop: Shop) -> Got:
+    return await _claim(shop, customer_limit=1, quantity=2)
+
+
+async def _claim(shop: Shop, *, quantity: int = 1, **terms: Any) -> Got:
+    """A claim of a new sale, by one who has ordered before and so is known."""
+    customer, variant = shop.customer(), await shop.variant()
+    await customer.placed({variant: 1})
+    sale_id = await shop.books.flash_sale(variant, **terms)
+    return await customer.claim(sale_id, quantity)
+
+
 # What access refuses, or could not get from business
 
 
@@ -309,6 +333,10 @@ PRODUCERS: Final[Mapping[str, Producer]] = {
     "total-too-large": total_too_large,
     "out-of-stock": out_of_stock,
     "order-not-payable": order_not_payable,
+    "flash-sale-not-open-yet": flash_sale_not_open_yet,
+    "flash-sale-over": flash_sale_over,
+    "flash-sale-sold-out": flash_sale_sold_out,
+    "flash-sale-limit-reached": flash_sale_limit_reached,
     "payload-too-large": payload_too_large,
     "uri-too-long": uri_too_long,
     "unsupported-media-type": unsupported_media_type,
