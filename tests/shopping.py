@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from services.business.orders import place_order
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop
 from services.consistency import TOKEN_HEADER
+from services.data.customers import GUEST_TOKEN_LIFETIME, INSERT_GUESTS
 from services.data.orders import OrderKey
 from services.data.proofs import PUBLISHED, RULES
 from services.settings import BusinessSettings, ProcessSettings, load
@@ -142,6 +145,39 @@ class Books:
         )
         await self.replayed()
         return found
+
+    async def guests(self, count: int) -> list[str]:
+        """So many new customers, by the tokens that they come with."""
+        tokens = [secrets.token_urlsafe(32) for _ in range(count)]
+        hashes = [hashlib.sha256(token.encode()).digest() for token in tokens]
+        async with self.connection.transaction():
+            await self.rows(INSERT_GUESTS, hashes, GUEST_TOKEN_LIFETIME)
+        return tokens
+
+    async def guest_ids(self, count: int) -> list[UUID]:
+        """The same, by the ids that access finds behind their tokens."""
+        hashes = [hashlib.sha256(token.encode()).digest() for token in await self.guests(count)]
+        rows = await self.rows(
+            "select customer_id from customer_tokens where token_sha256 = any($1)", hashes
+        )
+        return [row["customer_id"] for row in rows]
+
+    async def claimed(self, flash_sale_id: UUID) -> int:
+        """Units of a sale in claims that were not given back."""
+        sql = "select claimed from flash_sales where flash_sale_id = $1"
+        return int(await self.value(sql, flash_sale_id))
+
+    async def let_holds_end(self, variant_id: UUID) -> None:
+        """As if the time of all unpaid orders of a variant were over."""
+        await self.rows(
+            "update orders set hold_expires_at = now() where order_id in"
+            " (select order_id from stock_holds where variant_id = $1 and state = 'held')",
+            variant_id,
+        )
+        await self.rows(
+            "update stock_holds set expires_at = now() where variant_id = $1 and state = 'held'",
+            variant_id,
+        )
 
     async def replayed(self) -> None:
         """Wait until the standby, if it was given, has all that was committed before."""
