@@ -63,9 +63,9 @@ Text = Annotated[
     Field(json_schema_extra={"pattern": "^[^\\x00]*$"}),
 ]
 
-# A time as RFC 3339 has it, in years that every database knows.
+# A time as RFC 3339 has it, in years that are one in every time zone of every database.
 TIME_FORM: Final = re.compile(
-    r"2[01][0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
+    r"2[0-9]{3}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?"
     r"(Z|[+-][0-9]{2}:[0-9]{2})"
 )
 
@@ -79,7 +79,11 @@ def _spelt_as_time(value: object) -> object:
 Moment = Annotated[
     datetime,
     BeforeValidator(_spelt_as_time),
-    Field(description="RFC 3339", examples=["2026-11-11T00:00:00Z"]),
+    Field(
+        description="RFC 3339",
+        examples=["2026-11-11T00:00:00Z"],
+        json_schema_extra={"pattern": f"^{TIME_FORM.pattern}$"},
+    ),
 ]
 
 Timestamp = Annotated[

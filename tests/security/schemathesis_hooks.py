@@ -19,6 +19,8 @@ SENTENCES: Final = (
     "is above max_price",
     "stands on two lines",
     "moves nothing this way",
+    "has to be after opens_at",
+    "takes an order of customer_limit units above",
     # 16.0 is an integer to JSON Schema; here a quantity is one spelling of one number.
     "Input should be a valid integer",
 )
