@@ -7,7 +7,7 @@ RUN = .venv/bin/python -m
 SHIPPED = services infra migrations loadtests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status doctor prove test check coverage faults load bench-access bench-business bench-data lock
+.PHONY: help setup up down status doctor prove test check check-types check-rules coverage faults load bench-access bench-business bench-data lock
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -31,9 +31,14 @@ prove: setup ## check every invariant of the data of a running stack
 	@exec $(RUN) infra.cli prove $(ARGS)
 
 check: setup ## lint, format, types, import rules and security rules
+	@$(MAKE) --no-print-directory --jobs 2 check-types check-rules
+
+check-types:
+	$(RUN) mypy
+
+check-rules:
 	$(RUN) ruff check $(SHIPPED) tests
 	$(RUN) ruff format --check $(SHIPPED) tests
-	$(RUN) mypy
 	.venv/bin/lint-imports --no-cache
 	@# Its low severities are ruff's S rules, which are on and answered line by line.
 	$(RUN) bandit --quiet --severity-level medium --configfile pyproject.toml --recursive $(SHIPPED)
