@@ -18,6 +18,7 @@ from infra.local.secret_files import NAMES
 from tests.faults.waiting import until
 from tests.running_stack import RunningStack
 from tests.security.guests import Goods, Guest, new_guest, new_key
+from tests.security.marked import send_marked
 from tests.security.processes import environment_of, process
 from tests.security.wire import exchange, request
 
@@ -102,6 +103,8 @@ def send_all(stack: RunningStack, url: str, goods: Goods, folder: Path) -> Sent:
     ):  # fmt: skip
         exchange(stack.url, data)
         exchange(url, data)
+    marked = [send_marked(stack, each, goods, new_guest(stack, goods)) for each in (stack.url, url)]
+    made |= {value: value for markers in marked for value in markers.values}
     guests = [fail_with(url, new_guest(stack, goods)), fail_with(stack.url, guest)]
     return Sent([*made.values(), *(one.token for one in guests), card], breaker, folder)
 
