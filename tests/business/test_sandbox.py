@@ -22,6 +22,7 @@ from services.business.providers.sandbox_behaviour import SCRIPTS
 from tests.faults.waiting import until
 
 SECRET = "aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW"
+WEBHOOK_SECRET = SECRET[::-1]
 SERVE = (
     "from services.business.providers import sandbox\n"
     "from services.settings import ProviderSettings, load\n"
@@ -38,12 +39,14 @@ class Provider:
 
     ledger: Path
     port: int
+    webhook_url: str = ""
     process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         environment = os.environ | {
             "TERCET_PROVIDER_SECRET": SECRET,
-            "TERCET_WEBHOOK_SECRET": SECRET[::-1],
+            "TERCET_WEBHOOK_SECRET": WEBHOOK_SECRET,
+            "TERCET_WEBHOOK_URL": self.webhook_url,
             "TERCET_PROVIDER_PORT": str(self.port),
             "TERCET_PROVIDER_DATA": str(self.ledger),
         }
@@ -86,8 +89,8 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def running(ledger: Path) -> AsyncIterator[Provider]:
-    provider = Provider(ledger, free_port())
+async def running(ledger: Path, webhook_url: str = "") -> AsyncIterator[Provider]:
+    provider = Provider(ledger, free_port(), webhook_url)
     await provider.start()
     try:
         yield provider
