@@ -105,9 +105,13 @@ ChargeOutcome = Approved | Declined | Pending | NotSent | Unknown
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What a provider says by itself of the charge under a payment's id."""
+    """What a provider says by itself of a charge or of an operation on one.
 
-    payment_id: UUID
+    subject_id: the payment_id of a charge, the operation_id of an operation.
+    """
+
+    subject: Literal["charge"] | Kind
+    subject_id: UUID
     outcome: ChargeOutcome
     seen: Amount
 

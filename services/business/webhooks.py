@@ -126,12 +126,14 @@ async def handle(shop: Shop, due: Sequence[Due]) -> None:
     not there yet goes on waiting.
     """
     read = [(one, shop.provider.read(one.webhook.payload)) for one in due]
-    payment_ids = {notice.payment_id for _, notice in read if notice is not None}
+    payment_ids = {
+        notice.subject_id for _, notice in read if notice is not None and notice.subject == "charge"
+    }
     payments = await select_payments_by_id(shop.database.primary, list(payment_ids))
     done = await asyncio.gather(
         *(
             _handle_one(
-                shop, one, notice, None if notice is None else payments.get(notice.payment_id)
+                shop, one, notice, None if notice is None else payments.get(notice.subject_id)
             )
             for one, notice in read
         )

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from services.data.sources import Primary
 
 VIOLATIONS_SHOWN: Final = 20
+TRIED: Final = "every webhook that waits is tried again in time"
 PUBLISHED: Final = "nothing waits to be published for more than a minute"
 FEW: Final = " limit $1"  # a rule may be broken by every row of a large table
 
@@ -265,6 +266,25 @@ RULES: Final = (
             union all select customer_id, payment_id from payments
         ) s left join idempotency_keys k using (customer_id, subject_id)
         where k.subject_id is null
+        """,
+    ),
+    Rule(
+        "webhooks",
+        TRIED,
+        "select count(*) from webhook_events where state = 'waiting'",
+        """
+        select provider, webhook_id, next_attempt_at from webhook_events
+        where state = 'waiting' and next_attempt_at < now() - interval '1 minute'
+        """,
+    ),
+    Rule(
+        "webhooks",
+        "an amount that is held for review was not booked",
+        "select count(*) from payment_reviews",
+        """
+        select r.subject_id, r.seen_minor, r.seen_currency, t.cause
+        from payment_reviews r join ledger_transfers t on t.cause_id = r.subject_id
+        where (t.amount_minor, t.currency) = (r.seen_minor, r.seen_currency)
         """,
     ),
     Rule(

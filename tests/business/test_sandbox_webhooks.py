@@ -127,6 +127,27 @@ async def test_a_forgery_is_what_must_not_be_believed(tmp_path: Path) -> None:
         assert believed == ["charge.approved"]
 
 
+async def test_captures_and_refunds_are_told_too(tmp_path: Path) -> None:
+    receiver = Receiver(["204 No Content"])
+    async with (
+        receiver.listening(),
+        running(tmp_path / "ledger", receiver.url) as provider,
+        provider.client() as client,
+    ):
+        await client.post("/charges", json=order("held", capture=False))
+        for path, key in (("captures", "c1"), ("refunds", "r1"), ("captures", "c1")):
+            body = {"operation_key": key, "amount_minor": 500}
+            answer = await client.post(f"/charges/held/{path}", json=body)
+            assert answer.status_code in (200, 201), answer.text
+        await receiver.has(3)
+        told = [(event["type"], event["data"].get("operation_key")) for event in receiver.events()]
+        assert sorted(told, key=str) == [
+            ("capture.approved", "c1"),
+            ("charge.approved", None),
+            ("refund.approved", "r1"),
+        ]
+
+
 async def test_no_request_chooses_where_they_go(tmp_path: Path) -> None:
     async with running(tmp_path / "ledger") as provider, provider.client() as client:
         for name in ("webhook_url", "url", "webhooks_to"):

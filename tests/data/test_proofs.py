@@ -41,6 +41,17 @@ SALE_FKEY = "flash_sales_variant_fkey"
 
 PLANTED = (
     Planted(
+        "every webhook that waits is tried again in time",
+        "insert into webhook_events (provider, webhook_id, payload, next_attempt_at)"
+        " values ('sandbox', 'msg_1', '{}', now() - interval '2 minutes')",
+    ),
+    Planted(
+        "an amount that is held for review was not booked",
+        "insert into payment_reviews (subject_id, source, expected_minor, expected_currency,"
+        " seen_minor, seen_currency)"
+        " select cause_id, 'webhook', 1, 'USD', amount_minor, currency from ledger_transfers",
+    ),
+    Planted(
         "what came in is available, held or sold",
         "update stock set available = available + 1",
         ("stock_sum",),

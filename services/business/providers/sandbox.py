@@ -11,7 +11,7 @@ import functools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 import jinja2
@@ -46,6 +46,7 @@ from services.business.providers.sandbox_challenges import (
     read_decision,
 )
 from services.business.providers.sandbox_ledger import Balance, Charge, Ledger, NextAction, Told
+from services.business.providers.sandbox_operation_ledger import Operation
 from services.business.providers.sandbox_requests import (
     ChargeRequest,
     TokenRequest,
@@ -80,6 +81,8 @@ PAGE_HEADERS: Final = {
 
 log = logger(__name__)
 
+Thing = TypeVar("Thing", bound=Charge | Operation)
+
 
 @dataclass(slots=True)
 class Sandbox:
@@ -103,7 +106,13 @@ class Sandbox:
             return []
         behaviour = self.brown_out.current()
         planned = [
-            Planned(one.charge.charge_key, one.charge.status, self.as_told(one.charge), one.from_ms)
+            Planned(
+                one.what.kind if isinstance(one.what, Operation) else "charge",
+                one.what.charge_key,
+                one.what.status,
+                self.as_told(one.what),
+                one.from_ms,
+            )
             for one in told
         ]
         return rows_of(
@@ -113,13 +122,13 @@ class Sandbox:
             chance=self.brown_out.chance,
         )
 
-    def as_told(self, charge: Charge) -> Charge:
-        """A charge as this provider speaks of it, which may not be as it is."""
+    def as_told(self, what: Thing) -> Thing:
+        """A charge or operation as this provider speaks of it, which may not be as it is."""
         behaviour = self.brown_out.current()
         return msgspec.structs.replace(
-            charge,
-            amount_minor=charge.amount_minor + behaviour.tells_minor_more,
-            currency=behaviour.tells_currency or charge.currency,
+            what,
+            amount_minor=what.amount_minor + behaviour.tells_minor_more,
+            currency=behaviour.tells_currency or what.currency,
         )
 
     def told(self) -> None:

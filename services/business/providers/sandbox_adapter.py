@@ -79,11 +79,16 @@ Answer = TypeVar("Answer", Charge, Operation)
 PATHS: Final[dict[Kind, str]] = {"capture": "captures", "void": "voids", "refund": "refunds"}
 
 
+STATUSES: Final = ("approved", "declined", "pending")
+CHARGE_EVENTS: Final = frozenset(f"charge.{status}" for status in STATUSES)
+OPERATION_EVENTS: Final = frozenset(f"{kind}.{status}" for kind in PATHS for status in STATUSES)
+
+
 class Event(msgspec.Struct, frozen=True):
     """A webhook of the sandbox's: docs/sandbox-provider.md has the types."""
 
     type: str
-    data: Charge
+    data: msgspec.Raw
 
 
 _decode_event: Final = msgspec.json.Decoder(Event).decode
@@ -210,15 +215,20 @@ class SandboxAdapter:
         return answer, bytes(body)
 
     def read(self, payload: bytes) -> Notice | None:
-        """A webhook about a charge; the sandbox's key of it is our payment_id."""
+        """A webhook about a charge or an operation; the sandbox's key of it is our id."""
         try:
             event = _decode_event(payload)
-            payment_id = UUID(event.data.charge_key)
+            if event.type in CHARGE_EVENTS:
+                charge = msgspec.json.decode(event.data, type=Charge)
+                subject_id = UUID(charge.charge_key)
+                return Notice("charge", subject_id, _meaning(charge), _amount(charge))
+            if event.type in OPERATION_EVENTS:
+                operation = msgspec.json.decode(event.data, type=Operation)
+                subject_id = UUID(operation.operation_key)
+                return Notice(operation.kind, subject_id, _meaning(operation), _amount(operation))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return None
-        if not event.type.startswith("charge."):
-            return None
-        return Notice(payment_id, _meaning(event.data), _amount(event.data))
+        return None
 
 
 @asynccontextmanager

@@ -145,9 +145,9 @@ class Balance(msgspec.Struct, frozen=True):
 
 
 class Told(NamedTuple):
-    """A charge as it is from a moment on."""
+    """A charge or operation as it is from a moment on."""
 
-    charge: Charge
+    what: Charge | Operation
     from_ms: int
 
 
@@ -282,9 +282,19 @@ class Ledger:
         """The capture, void or refund of this key and whether it is new."""
 
         def work(connection: sqlite3.Connection) -> tuple[Operation, bool]:
-            return sandbox_operation_ledger.operate(
-                connection, wanted, script, now_ms=_now_ms(), pending_ms=pending_ms
+            now_ms = _now_ms()
+            operation, is_new = sandbox_operation_ledger.operate(
+                connection, wanted, script, now_ms=now_ms, pending_ms=pending_ms
             )
+            if is_new:
+                becomes = sandbox_operation_ledger.find_operation(
+                    connection, wanted.operation_key, now_ms=now_ms + pending_ms
+                )
+                told = [Told(operation, now_ms)]
+                if becomes is not None and becomes.status != operation.status:
+                    told.append(Told(becomes, now_ms + pending_ms))
+                sandbox_webhooks.insert(connection, self.announce(told))
+            return operation, is_new
 
         return await self.write(work)
 

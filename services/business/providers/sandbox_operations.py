@@ -71,8 +71,11 @@ async def _create(request: Request, kind: Kind) -> Response:
         raise IdempotencyKeyReused("operation_key has an operation of another kind") from None
     except NoSuchCharge:
         raise NotFound from None  # never: a charge that was found does not go
+    sandbox.told()
     log.debug(kind, operation_key=operation.operation_key, status=operation.status, new=is_new)
-    return sandbox.delayed(delivery, json_answer(operation, 201 if is_new else 200))
+    return sandbox.delayed(
+        delivery, json_answer(sandbox.as_told(operation), 201 if is_new else 200)
+    )
 
 
 async def _wanted(request: Request, kind: Kind) -> Wanted:
@@ -94,7 +97,7 @@ async def show_operation(request: Request) -> Response:
     operation = sandbox.ledger.find_operation(operation_key)
     if operation is None:
         raise NotFound("no operation with this key ever arrived", operation_key=operation_key)
-    return sandbox.delayed(struck or Delivery.PROMPT, json_answer(operation))
+    return sandbox.delayed(struck or Delivery.PROMPT, json_answer(sandbox.as_told(operation)))
 
 
 async def list_operations(request: Request) -> Response:

@@ -83,8 +83,9 @@ TRIM_EVERY_S: Final = 60.0
 
 
 class Planned(msgspec.Struct, frozen=True):
-    """Something to tell of a charge, and when; told: the charge as it is then."""
+    """Something to tell of a charge or an operation on it, and when; told: it as it is then."""
 
+    subject: str
     charge_key: str
     status: str
     told: Any
@@ -138,7 +139,7 @@ def _reordered(
 
 def _row(one: Planned, status: str, due_at_ms: int) -> dict[str, Any]:
     told = msgspec.to_builtins(one.told) | {"status": status}
-    event = {"type": f"charge.{status}", "timestamp": _text_of(one.due_at_ms), "data": told}
+    event = {"type": f"{one.subject}.{status}", "timestamp": _text_of(one.due_at_ms), "data": told}
     return {
         "webhook_id": "msg_" + secrets.token_hex(16),
         "charge_key": one.charge_key,
