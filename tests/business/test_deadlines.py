@@ -64,6 +64,7 @@ class Late:
     def __init__(self) -> None:
         self.answer = self.cancelled = -1e9
         self.began = 0  # statements that began after it
+        self.alarm = 0.0  # what was due at the deadline, in this process: how busy the machine is
 
     async def round(
         self, client: httpx.AsyncClient, books: Books, path: str, body: object, customer: object
@@ -74,6 +75,7 @@ class Late:
             "x-customer-id": str(customer),
         }
         over_at = time.monotonic() + DEADLINE_MS / 1000
+        asyncio.get_running_loop().call_later(DEADLINE_MS / 1000, self._rings, over_at)
         refused = await client.post(path, json=body, headers=headers)
         self.answer = max(self.answer, (time.monotonic() - over_at) * 1000)
         assert (refused.status_code, refused.json()["type"]) == (
@@ -82,6 +84,9 @@ class Late:
         )
         gone_at = await self._watch(books, over_at)
         self.cancelled = max(self.cancelled, (gone_at - over_at) * 1000)
+
+    def _rings(self, due_at: float) -> None:
+        self.alarm = max(self.alarm, (time.monotonic() - due_at) * 1000)
 
     async def _watch(self, books: Books, over_at: float) -> float:
         """When the statement was gone; looks on for a while at whether another one begins."""
@@ -127,8 +132,10 @@ async def test_at_the_deadline_all_ends_and_nothing_begins(
 ) -> None:
     late = await run(2, client, lab_books, laboratory, lab_shop)
     assert late.began == 0
-    assert late.answer < 3 * LATE_MS  # a loaded machine; the long form has the figure
-    assert late.cancelled < 3 * LATE_MS
+    # On a loaded machine; the long form has the figure.
+    limit_ms = 3 * LATE_MS + 3 * late.alarm
+    assert late.answer < limit_ms, vars(late)
+    assert late.cancelled < limit_ms, vars(late)
 
 
 @pytest.mark.faults
@@ -167,12 +174,12 @@ async def test_the_provider_is_told_what_is_left_and_cut_off_by_it(lab_shop: Sho
             update={"provider_url": f"http://127.0.0.1:{bank.port}", "provider_timeout_ms": 3000}
         )
         async with open_sandbox(settings) as (provider, _):
-            assert await provider.charge(order, Deadline.after(0.7)) == Approved("ch_1")
+            assert await provider.charge(order, Deadline.after(2)) == Approved("ch_1")
             await provider.charge(order, Deadline.after(60))
             assert not isinstance(await provider.find(order, Deadline.after(0)), Approved)
     told = [int(seen.header(b"x-deadline-ms") or b"0") for seen in bank.requests]
     assert len(told) == 2  # and nothing was sent when no time was left
-    assert 500 < told[0] <= 700
+    assert 1500 < told[0] <= 2000
     assert 2500 < told[1] <= 3000  # the provider's own timeout is the shorter one
 
 
