@@ -176,6 +176,36 @@ class OutOfStock(Problem):
     status, name, title = 409, "out-of-stock", "There is not enough stock"
 
 
+class CartChanged(Problem):
+    """The cart or a price in it is not what was shown; `cart` has what it is now."""
+
+    status, name, title = 409, "cart-changed", "The cart has changed"
+
+
+class CartOrdered(Problem):
+    """An order was made of the cart: it stays as it is, and is not ordered again."""
+
+    status, name, title = 409, "cart-ordered", "The cart has been ordered"
+
+
+class CartEmpty(Problem):
+    """There is nothing in the cart that could be ordered."""
+
+    status, name, title = 409, "cart-empty", "The cart is empty"
+
+
+class CartFull(Problem):
+    """The cart has as many lines as an order may have."""
+
+    status, name, title = 409, "cart-full", "The cart is full"
+
+
+class OrderNotCancellable(Problem):
+    """The order is paid or expired, or a payment of it is under way."""
+
+    status, name, title = 409, "order-not-cancellable", "The order can not be cancelled now"
+
+
 class OrderNotPayable(Problem):
     """The order is paid, expired or cancelled, or a payment of it is under way."""
 

@@ -252,6 +252,32 @@ class Customer:
             self.token = answer.json()["customer_token"]
         return answer
 
+    async def cart(self, lines: dict[UUID, int] | None = None) -> httpx.Response:
+        """A new cart."""
+        body = [{"variant_id": str(v), "quantity": q} for v, q in (lines or {}).items()]
+        answer = await self.post("/carts", {"lines": body})
+        if self.token is None and answer.status_code == 201:
+            self.token = answer.json()["customer_token"]
+        return answer
+
+    async def put_line(self, cart_id: str, variant_id: UUID, quantity: object) -> httpx.Response:
+        path = f"/carts/{cart_id}/lines/{variant_id}"
+        body = {"quantity": quantity}
+        return self._kept(await self.http.put(path, json=body, headers=self._credential()))
+
+    async def delete_line(self, cart_id: str, variant_id: UUID) -> httpx.Response:
+        path = f"/carts/{cart_id}/lines/{variant_id}"
+        return self._kept(await self.http.delete(path, headers=self._credential()))
+
+    async def order_cart(self, cart: Any, *, key: str | None = None) -> httpx.Response:
+        """Order a cart as it is shown by this document of it."""
+        body = {"cart_id": cart["cart_id"], "cart_version": cart["version"]}
+        return await self.post("/orders", body, key=key)
+
+    async def cancel(self, order_id: str) -> httpx.Response:
+        path = f"/orders/{order_id}/cancellation"
+        return self._kept(await self.http.put(path, headers=self._credential()))
+
     async def placed(self, lines: dict[UUID, int]) -> str:
         """The id of a new order."""
         answer = await self.order(lines)

@@ -80,13 +80,13 @@ create table order_events (
 
 comment on table order_events is 'append-only: every move of an order, from null when it was placed';
 
-comment on column order_events.cause is 'what moved it: placed, payment_succeeded, cancelled, …';
+comment on column order_events.cause is 'what moved it: placed, payment_captured, cancelled_by_customer, …';
 
 insert into order_events (customer_id, order_id, from_state, to_state, cause, created_at)
     select customer_id, order_id, null, 'placed', 'placed', created_at from orders
     union all
     select customer_id, order_id, 'placed', state,
-        case state when 'paid' then 'payment_succeeded' else 'not_paid_in_time' end, updated_at
+        case state when 'paid' then 'payment_captured' else 'not_paid_in_time' end, updated_at
     from orders where state <> 'placed';
 
 alter table stock_holds
@@ -107,6 +107,10 @@ comment on column stock_holds.state is
 create index stock_holds_paying_idx on stock_holds (paying_until) where state = 'paying'
 """
 
+KEYS = """
+create index idempotency_keys_created_at_idx on idempotency_keys (created_at)
+"""
+
 GRANTS = """
 grant select, insert, update, delete on carts, cart_lines to tercet_app;
 
@@ -116,6 +120,8 @@ grant select on carts, cart_lines, order_events to tercet_read
 """
 
 DROPS = """
+drop index idempotency_keys_created_at_idx;
+
 drop index stock_holds_paying_idx;
 
 alter table stock_holds drop constraint stock_holds_paying_until;
@@ -157,7 +163,7 @@ alter table customers
 
 
 def upgrade() -> None:
-    for part in (CUSTOMERS, CARTS, ORDERS, GRANTS):
+    for part in (CUSTOMERS, CARTS, ORDERS, KEYS, GRANTS):
         execute_each(part)
 
 

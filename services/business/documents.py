@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 from uuid import UUID
 
+from services.business.cart_versions import cart_version
 from services.business.schemas import (
+    CartDocument,
     FlashSaleDocument,
     Money,
     NextActionDocument,
@@ -18,8 +20,9 @@ from services.business.schemas import (
     OrderLineDocument,
     PaymentDocument,
 )
+from services.data.carts import Cart, CartLine
 from services.data.flash_sales import Sale
-from services.data.orders import Order, OrderLine
+from services.data.orders import Order, OrderEvent, OrderLine
 from services.data.payments import Payment
 from services.data.products import Category, ListItem, Offer, Product, Rating
 from services.data.stock import StockRow
@@ -81,6 +84,7 @@ def order_document(
     order: Order,
     lines: Sequence[OrderLine],
     payments: Sequence[Payment],
+    events: Sequence[OrderEvent],
     *,
     customer_token: str | None = None,
 ) -> OrderDocument:
@@ -94,6 +98,32 @@ def order_document(
             "hold_expires_at": order.hold_expires_at,
             "created_at": order.created_at,
             "payments": [payment_document(payment) for payment in payments],
+            "events": [
+                {
+                    "from": event.was,
+                    "to": event.becomes,
+                    "cause": event.cause,
+                    "at": event.created_at,
+                }
+                for event in events
+            ],
+            "customer_token": customer_token,
+        }
+    )
+
+
+def cart_document(cart: Cart, *, customer_token: str | None = None) -> CartDocument:
+    """customer_token is given once, to a guest whom this cart has made."""
+    return CartDocument.model_validate(
+        {
+            "cart_id": cart.cart_id,
+            "state": cart.state,
+            "version": cart_version(cart),
+            "lines": [_cart_line(line) for line in cart.lines],
+            "total": _cart_total(cart),
+            "order_id": cart.order_id,
+            "created_at": cart.created_at,
+            "updated_at": cart.updated_at,
             "customer_token": customer_token,
         }
     )
@@ -164,6 +194,25 @@ def _rating(rating: Rating | None) -> Json | None:
         return None
     average = round(rating.rating_sum / rating.rating_count, 2)
     return {"average": average, "count": rating.rating_count}
+
+
+def _cart_line(line: CartLine) -> Json:
+    return {
+        "variant_id": line.variant_id,
+        "title": line.title,
+        "quantity": line.quantity,
+        "for_sale": line.for_sale,
+        "unit_price": _money(line.price_minor, line.currency) if line.for_sale else None,
+        "band": line.band,
+    }
+
+
+def _cart_total(cart: Cart) -> Json | None:
+    currencies = {line.currency for line in cart.lines}
+    if len(currencies) != 1 or not all(line.for_sale for line in cart.lines):
+        return None
+    total_minor = sum(line.quantity * line.price_minor for line in cart.lines)
+    return _money(total_minor, currencies.pop())
 
 
 def _order_line(line: OrderLine, currency: str) -> OrderLineDocument:

@@ -1,15 +1,20 @@
-"""Expiry: gives back the stock of orders that were not paid in time."""
+"""Expiry: gives back the stock of orders that were not paid in time.
+
+That is when nobody began to pay, and when a payment was under way for as long as it may be. Such a
+payment is still settled: what it brings for an order that has ended is given back.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
-from services.business.order_states import move_orders
+from services.business import purging
+from services.business.order_states import end_orders
 from services.business.rounds import run_rounds
 from services.business.shop import Shop
 from services.data import orders
-from services.data.flash_sales import return_claims
-from services.data.stock import release_stock
+from services.data.batch import Locked
 from services.telemetry import logger
 
 log = logger(__name__)
@@ -19,20 +24,28 @@ ROWS: Final = 100
 
 async def run_once(shop: Shop) -> int:
     """Expire the oldest orders that no other worker has; returns how many there were."""
-    async with shop.database.primary.transaction() as tx:
-        found = await orders.lock_expired_orders(tx, ROWS)
-        # Without those whose payment has begun since they were found and before they were locked.
-        released = await orders.move_holds(tx, found, was="held", becomes="expired")
-        expired = list(released)
-        if released:
-            await return_claims(tx, expired)
-            await release_stock(tx, list(released.values()))
-            await move_orders(tx, expired, "expired", "not_paid_in_time")
-    if expired:
+    try:
+        async with shop.database.primary.transaction() as tx:
+            found = await orders.lock_expired_orders(tx, ROWS)
+            given_back = await orders.expire_holds(tx, found)
+            await end_orders(tx, given_back, "expired", "not_paid_in_time")
+    except Locked:  # a hot row of stock was never free: the next round waits again
+        shop.rounds_of("expiry").errors_total += 1
+        return 0
+    if given_back:
         shop.changed()
-        log.info("orders expired", orders=len(expired))
-    return len(expired)
+        log.info("orders expired", orders=len(given_back))
+    return len(given_back)
 
 
 async def run(shop: Shop) -> None:
-    await run_rounds(shop.rounds_of("expiry"), lambda: run_once(shop), full=ROWS)
+    async with asyncio.TaskGroup() as loops:
+        loops.create_task(run_rounds(shop.rounds_of("expiry"), lambda: run_once(shop), full=ROWS))
+        loops.create_task(
+            run_rounds(
+                shop.rounds_of("purging"),
+                lambda: purging.run_once(shop),
+                full=purging.ROWS,
+                pause_s=purging.PAUSE_S,
+            )
+        )

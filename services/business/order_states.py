@@ -8,12 +8,14 @@ placed -> expired
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from services.data import orders
+from services.data.flash_sales import return_claims
 from services.data.orders import OrderKey
 from services.data.sources import Transaction
+from services.data.stock import Basket, release_stock
 
 State = Literal["placed", "authorized", "paid", "refunded", "cancelled", "expired"]
 Cause = Literal[
@@ -43,3 +45,23 @@ async def move_orders(
     Returns those that moved. They are locked by the caller before it decides (lock_orders).
     """
     return await orders.update_states(tx, keys, sorted(COMES_FROM[to]), to, cause)
+
+
+async def end_orders(
+    tx: Transaction,
+    given_back: Mapping[OrderKey, Basket],
+    to: Literal["cancelled", "expired"],
+    cause: Cause,
+    *,
+    patient: bool = True,
+) -> None:
+    """Give the stock of orders that end unpaid back, units of sales too, and move them there.
+
+    Raises Locked.
+
+    given_back: what their holds were of; the holds themselves are over already.
+    """
+    if given_back:
+        await return_claims(tx, list(given_back))
+        await release_stock(tx, list(given_back.values()), patient=patient)
+        await move_orders(tx, list(given_back), to, cause)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import Final
 from uuid import UUID
 
 from starlette.requests import Request
@@ -12,6 +11,7 @@ from starlette.responses import Response
 
 from services.business.answers import document, json_bytes
 from services.business.documents import order_document
+from services.business.guests import guest_cookie
 from services.business.placing import PLACE_ORDERS, NewOrder, Placed
 from services.business.requests import (
     find_customer,
@@ -22,13 +22,10 @@ from services.business.requests import (
 )
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop
-from services.data import customers
 from services.data.orders import OrderKey
 from services.data.own_orders import select_own_order
 from services.data.session import current_session
 from services.problems import NotFound
-
-COOKIE: Final = "tercet_customer"
 
 
 async def create_order(shop: Shop, request: Request) -> Response:
@@ -43,7 +40,7 @@ async def create_order(shop: Shop, request: Request) -> Response:
     if placed.replayed:
         headers["idempotent-replayed"] = "true"
     if placed.token is not None:
-        headers["set-cookie"] = _cookie(shop, placed.token)
+        headers["set-cookie"] = guest_cookie(shop, placed.token)
     return json_bytes(placed.body, 201, headers)
 
 
@@ -71,9 +68,3 @@ async def show_order(shop: Shop, request: Request) -> Response:
 def fingerprint(path: str, body: bytes) -> bytes:
     """What a key stands for: the path's variable part and the body, byte for byte."""
     return hashlib.sha256(path.encode() + b"\n" + body).digest()
-
-
-def _cookie(shop: Shop, token: str) -> str:
-    max_age_s = int(customers.GUEST_TOKEN_LIFETIME.total_seconds())
-    secure = "; Secure" if shop.settings.cookie_secure else ""
-    return f"{COOKIE}={token}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax{secure}"

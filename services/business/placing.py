@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -10,22 +9,28 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from services.business.answers import render
-from services.business.documents import order_document
+from services.business.cart_versions import cart_version
+from services.business.documents import cart_document, order_document
 from services.business.operations import Operation
-from services.business.schemas import OrderLineRequest, OrderRequest
+from services.business.schemas import LINES_MAX, OrderRequest
 from services.business.shop import Shop
-from services.data import customers, idempotency, orders
+from services.data import carts, customers, idempotency, orders
 from services.data.batch import Locked
+from services.data.carts import Cart, CartKey
 from services.data.idempotency import Key, KeyRow, NewKey
 from services.data.orders import Order, OrderLine
 from services.data.outbox import Event, insert_events
 from services.data.sources import Transaction
 from services.data.stock import Quantity, Shortage, hold_stock
 from services.problems import (
+    CartChanged,
+    CartEmpty,
+    CartOrdered,
     CurrencyMismatch,
     FieldError,
     IdempotencyKeyReused,
     IdempotencyKeyRunning,
+    NotFound,
     OutOfStock,
     Problem,
     TotalTooLarge,
@@ -37,6 +42,7 @@ ORDER_LEASE: Final = timedelta(seconds=10)
 LINE_BYTES: Final = 300  # a line with its title, and its hold
 # The provider charges no more at once; it is ten billion dollars.
 TOTAL_MAX_MINOR: Final = 10**12
+NOBODY: Final = UUID(int=0)
 
 
 class Asked(Protocol):
@@ -91,6 +97,7 @@ class Draft(Generic[A]):
 
     row: A
     outcome: Placed | Problem | None = None
+    cart: Cart | None = None
     currency: str = ""
     lines: list[OrderLine] = field(default_factory=list)
     order: Order | None = None
@@ -108,7 +115,10 @@ class Draft(Generic[A]):
         assert self.order is not None  # noqa: S101 - a draft without an outcome was inserted
         answer, token = self.answer, self.row.token
         if token is not None:
-            answer = render(order_document(self.order, self.lines, [], customer_token=token))
+            events = [self.order.placing]
+            answer = render(
+                order_document(self.order, self.lines, [], events, customer_token=token)
+            )
         return Placed(self.order.customer_id, self.order.order_id, answer, token, replayed=False)
 
 
@@ -125,6 +135,7 @@ async def place_orders(
     drafts = [Draft(row) for row in rows]
     async with shop.database.primary.transaction() as tx:
         await find_earlier(tx, drafts)
+        await _open_carts(tx, drafts)
         await _price_lines(tx, drafts)
         await _hold_stock(tx, drafts, patient=patient)
         await insert_drafts(tx, drafts, hold_for=timedelta(minutes=shop.settings.hold_minutes))
@@ -138,7 +149,7 @@ PLACE_ORDERS: Final = Operation(
     place_orders,
     key_of=lambda row: row.customer_id and (row.customer_id, row.key),
     repeated=lambda placed: placed._replace(replayed=True),
-    size_of=lambda row: LINE_BYTES * len(row.wanted.lines),
+    size_of=lambda row: LINE_BYTES * len(row.wanted.lines or range(LINES_MAX)),
 )
 
 
@@ -165,38 +176,92 @@ def _replay(row: KeyRow, key: Key) -> Placed | Problem:
     return Placed(key.customer_id, row.subject_id, row.response_body, None, replayed=True)
 
 
+async def _open_carts(tx: Transaction, drafts: Sequence[Draft[NewOrder]]) -> None:
+    """Lock the carts that are ordered, and refuse those that are not what their customers saw.
+
+    From here on nobody changes them, and nothing of them is read again: what was compared is what
+    is ordered.
+    """
+    ordering = [draft for draft in still_undecided(drafts) if draft.row.wanted.cart_id is not None]
+    if not ordering:
+        return
+    keys = [_cart_key(draft.row) for draft in ordering]
+    with Locked.among(ordering, drafts):
+        found = await carts.lock_carts(tx, keys)
+    for draft, key in zip(ordering, keys, strict=True):
+        draft.cart = found.get(key)
+        draft.outcome = _cart_refusal(draft.cart, draft.row.wanted.cart_version)
+
+
+def _cart_key(row: NewOrder) -> CartKey:
+    """Of who is nobody yet it is one that nobody has."""
+    return CartKey(row.customer_id or NOBODY, row.wanted.cart_id or NOBODY)
+
+
+def _cart_refusal(cart: Cart | None, version: str | None) -> Problem | None:
+    if cart is None:
+        return NotFound("There is no such cart.")
+    if cart.state == "ordered":
+        return CartOrdered(f"It was ordered as /orders/{cart.order_id}.")
+    if cart_version(cart) != version:
+        return CartChanged(cart=cart_document(cart).model_dump(mode="json"))
+    if not cart.lines:
+        return CartEmpty()
+    return None
+
+
 async def _price_lines(tx: Transaction, drafts: Sequence[Draft[NewOrder]]) -> None:
     """Titles and prices of now, one currency an order, and no total that can not be paid."""
     undecided = still_undecided(drafts)
-    wanted = {line.variant_id for draft in undecided for line in draft.row.wanted.lines}
+    wanted = {line.variant_id for draft in undecided for line in draft.row.wanted.lines or ()}
     articles = await orders.select_articles(tx, list(wanted)) if wanted else {}
     for draft in undecided:
         try:
-            draft.lines, draft.currency = _priced(draft.row.wanted, articles)
+            if draft.cart is not None:
+                lines, sold = [line[:2] for line in draft.cart.lines], _articles_of(draft.cart)
+            else:
+                asked = draft.row.wanted.lines or ()
+                lines, sold = [(line.variant_id, line.quantity) for line in asked], articles
+            draft.lines, draft.currency = _priced(lines, sold, draft.row.wanted.currency)
             _check_total(draft.lines)
         except Problem as refused:
             draft.outcome = refused
 
 
+def _articles_of(cart: Cart) -> dict[UUID, orders.Article]:
+    """What is for sale of a cart, as it was compared with what its customer saw."""
+    return {
+        line.variant_id: orders.Article(
+            line.variant_id, line.title, line.currency, line.price_minor
+        )
+        for line in cart.lines
+        if line.for_sale
+    }
+
+
 def _priced(
-    wanted: OrderRequest, articles: Mapping[UUID, orders.Article]
+    wanted: Sequence[tuple[UUID, int]],
+    articles: Mapping[UUID, orders.Article],
+    wanted_currency: str | None,
 ) -> tuple[list[OrderLine], str]:
-    """The lines with titles and prices, and the one currency they share."""
+    """Lines of variants and quantities, with titles and prices, and the currency they share."""
     unknown = [
         _line_error(number, "variant_id", "is not for sale")
-        for number, line in enumerate(wanted.lines)
-        if line.variant_id not in articles
+        for number, (variant_id, _) in enumerate(wanted)
+        if variant_id not in articles
     ]
     if unknown:
         raise UnknownVariant(errors=unknown)
-    currencies = {articles[line.variant_id].currency for line in wanted.lines}
+    currencies = {articles[variant_id].currency for variant_id, _ in wanted}
     if len(currencies) > 1:
         raise CurrencyMismatch("The lines are sold in several currencies: order them apart.")
     currency = currencies.pop()
-    if wanted.currency not in (None, currency):
+    if wanted_currency not in (None, currency):
         error: FieldError = {"field": "/currency", "detail": f"the goods are sold in {currency}"}
         raise CurrencyMismatch(errors=[error])
-    return [_order_line(line, articles[line.variant_id]) for line in wanted.lines], currency
+    return [
+        _order_line(articles[variant_id], quantity) for variant_id, quantity in wanted
+    ], currency
 
 
 def _check_total(lines: list[OrderLine]) -> None:
@@ -223,11 +288,11 @@ async def _hold_stock(tx: Transaction, drafts: Sequence[Draft[NewOrder]], *, pat
         shortages = await hold_stock(tx, baskets, patient=patient) if baskets else []
     for draft, short in zip(undecided, shortages, strict=True):
         if short:
-            draft.outcome = _out_of_stock(draft.row.wanted, short)
+            draft.outcome = _out_of_stock(draft.lines, short)
 
 
-def _out_of_stock(wanted: OrderRequest, shortages: Sequence[Shortage]) -> OutOfStock:
-    numbers = {line.variant_id: number for number, line in enumerate(wanted.lines)}
+def _out_of_stock(lines: Sequence[OrderLine], shortages: Sequence[Shortage]) -> OutOfStock:
+    numbers = {line.variant_id: number for number, line in enumerate(lines)}
     errors = [
         _line_error(numbers[short.variant_id], "quantity", f"only {short.available} available")
         for short in shortages
@@ -246,15 +311,17 @@ async def insert_drafts(
     placed = await orders.insert_orders(
         tx,
         [
-            orders.NewOrder(owner, draft.currency, draft.lines)
+            orders.NewOrder(owner, draft.currency, draft.lines, draft.cart and draft.cart.cart_id)
             for owner, draft in zip(owners, undecided, strict=True)
         ],
         hold_for=hold_for,
     )
+    await carts.mark_ordered(tx, [draft.cart.key for draft in undecided if draft.cart])
     keys = []
     for draft, order in zip(undecided, placed, strict=True):
         row = draft.row
-        draft.order, draft.answer = order, render(order_document(order, draft.lines, []))
+        draft.order = order
+        draft.answer = render(order_document(order, draft.lines, [], [order.placing]))
         key = Key(order.customer_id, row.operation, row.key, row.fingerprint)
         keys.append(NewKey(key, order.order_id, (201, draft.answer)))
     await insert_events(
@@ -270,17 +337,13 @@ async def insert_drafts(
 
 async def _owners(tx: Transaction, drafts: Sequence[Draft[A]]) -> list[UUID]:
     """Whose the orders are; who is nobody yet is made a guest."""
-    hashes = [_token_hash(draft.row.token) for draft in drafts if draft.row.token is not None]
-    guests = await customers.insert_guests(tx, hashes)
-    return [draft.row.customer_id or guests[_token_hash(draft.row.token or "")] for draft in drafts]
+    tokens = [draft.row.token for draft in drafts if draft.row.token is not None]
+    guests = await customers.insert_guests(tx, tokens)
+    return [draft.row.customer_id or guests[draft.row.token or ""] for draft in drafts]
 
 
-def _token_hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
-
-
-def _order_line(line: OrderLineRequest, article: orders.Article) -> OrderLine:
-    return OrderLine(line.variant_id, article.title, line.quantity, article.price_minor)
+def _order_line(article: orders.Article, quantity: int) -> OrderLine:
+    return OrderLine(article.variant_id, article.title, quantity, article.price_minor)
 
 
 def _line_error(number: int, field: str, detail: str) -> FieldError:

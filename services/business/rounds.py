@@ -58,8 +58,14 @@ class Rounds:
         return time.monotonic() - self._worked_at
 
 
-async def run_rounds(rounds: Rounds, run_once: Callable[[], Awaitable[int]], *, full: int) -> None:
-    """Call run_once for ever; ready after the first that works.
+async def run_rounds(
+    rounds: Rounds,
+    run_once: Callable[[], Awaitable[int]],
+    *,
+    full: int,
+    pause_s: float = POLL_S,
+) -> None:
+    """Call run_once for ever, with pauses; ready after the first that works.
 
     run_once returns how much it found. A round that found `full` is followed by the next at once:
     there is more.
@@ -79,4 +85,4 @@ async def run_rounds(rounds: Rounds, run_once: Callable[[], Awaitable[int]], *, 
                 ready = True
                 mark_ready()
         if found < full:
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(pause_s)

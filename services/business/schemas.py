@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import (
@@ -14,12 +14,13 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    field_validator,
+    model_validator,
 )
 
 LINES_MAX = 50  # a basket is locked and decided at once: keep it short
 QUANTITY_MAX = 100
 PRICE_MAX_MINOR = 10**12
+VERSION_MAX = 100  # of a cart; ours are shorter
 # The forms that the schema's constraints demand of what it stores.
 SLUG_FORM: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 SLUG_MAX: Final = 200
@@ -250,23 +251,103 @@ class OrderLineRequest(Request):
     quantity: int = Field(ge=1, le=QUANTITY_MAX, strict=True)
 
 
-class OrderRequest(Request):
-    """Lines to order; the server sets the prices."""
+def _each_variant_once(lines: list[OrderLineRequest]) -> list[OrderLineRequest]:
+    seen: set[UUID] = set()
+    for line in lines:
+        if line.variant_id in seen:
+            raise ValueError(f"variant {line.variant_id} stands on two lines")
+        seen.add(line.variant_id)
+    return lines
 
-    lines: list[OrderLineRequest] = Field(min_length=1, max_length=LINES_MAX)
+
+def _never_null(schema: dict[str, Any]) -> None:
+    """A member that may be left out, but is never null."""
+    schema.pop("default", None)
+    choices = schema.pop("anyOf")
+    schema.update(next(choice for choice in choices if choice.get("type") != "null"))
+
+
+OrderLines = Annotated[
+    list[OrderLineRequest],
+    Field(min_length=1, max_length=LINES_MAX),
+    AfterValidator(_each_variant_once),
+]
+CartLines = Annotated[
+    list[OrderLineRequest], Field(max_length=LINES_MAX), AfterValidator(_each_variant_once)
+]
+
+
+class OrderRequest(Request):
+    """What to order, either lines or a cart as it was shown; the server sets the prices."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": ["lines"]}, {"required": ["cart_id", "cart_version"]}],
+            "dependentRequired": {"cart_id": ["cart_version"], "cart_version": ["cart_id"]},
+        }
+    )
+
+    lines: OrderLines | None = Field(None, json_schema_extra=_never_null)
+    cart_id: Id | None = Field(None, json_schema_extra=_never_null)
+    cart_version: Annotated[str, Field(max_length=VERSION_MAX)] | None = Field(
+        None,
+        description="as it was shown; a cart of another version is not ordered",
+        json_schema_extra=_never_null,
+    )
     currency: str | None = Field(
         None, pattern="^[A-Z]{3}$", description="refused if the goods have another; ISO 4217"
     )
 
-    @field_validator("lines")
-    @classmethod
-    def _each_variant_once(cls, lines: list[OrderLineRequest]) -> list[OrderLineRequest]:
-        seen: set[UUID] = set()
-        for line in lines:
-            if line.variant_id in seen:
-                raise ValueError(f"variant {line.variant_id} stands on two lines")
-            seen.add(line.variant_id)
-        return lines
+    @model_validator(mode="after")
+    def _either_lines_or_cart(self) -> OrderRequest:
+        named = self.model_fields_set - {"currency"}
+        if named not in ({"lines"}, {"cart_id", "cart_version"}):
+            raise ValueError("must have either lines or both cart_id and cart_version")
+        if any(getattr(self, name) is None for name in named):
+            raise ValueError("must not be null")
+        return self
+
+
+class CartRequest(Request):
+    """A new cart, with lines or empty."""
+
+    lines: CartLines = Field(default_factory=list)
+
+
+class CartLineRequest(Request):
+    """How many of a variant are to be in the cart."""
+
+    quantity: int = Field(ge=1, le=QUANTITY_MAX, strict=True)
+
+
+class CartLineDocument(Document):
+    """A line of a cart, as it would be sold now."""
+
+    variant_id: UUID
+    title: str
+    quantity: int
+    for_sale: bool = Field(description="false: it has to leave the cart before that is ordered")
+    unit_price: Money | None = Field(description="of now; null of what is not for sale")
+    band: Literal["in_stock", "few_left", "sold_out"]
+
+
+class CartDocument(Document):
+    """A cart as it is now; it holds no stock and fixes no price."""
+
+    cart_id: UUID
+    state: Literal["open", "ordered"]
+    version: str = Field(
+        description="changes with lines, titles and prices; an order names the one that was shown"
+    )
+    lines: list[CartLineDocument]
+    total: Money | None = Field(description="null if not all lines can be ordered together")
+    order_id: UUID | None = Field(description="the order that was made of it")
+    created_at: Timestamp
+    updated_at: Timestamp = Field(description="RFC 3339, UTC; when its lines changed last")
+    customer_token: str | None = Field(
+        None,
+        description="only for a new guest: the bearer token of this customer, shown once",
+    )
 
 
 class PaymentRequest(Request):
@@ -354,16 +435,31 @@ class OrderLineDocument(Document):
     unit_price: Money
 
 
+OrderState = Literal["placed", "authorized", "paid", "refunded", "cancelled", "expired"]
+
+
+class OrderEventDocument(Document):
+    """A move of an order, from null when it was placed."""
+
+    model_config = ConfigDict(serialize_by_alias=True, populate_by_name=True)
+
+    was: OrderState | None = Field(alias="from")
+    to: OrderState
+    cause: str = Field(description="what moved it", examples=["payment_captured"])
+    at: Timestamp
+
+
 class OrderDocument(Document):
-    """An order with its lines and payments."""
+    """An order with its lines, its payments and its history."""
 
     order_id: UUID
-    state: Literal["placed", "paid", "expired"]
+    state: OrderState
     total: Money
     lines: list[OrderLineDocument]
     hold_expires_at: Timestamp = Field(description="until when the stock is held unpaid")
     created_at: Timestamp
     payments: list[PaymentDocument]
+    events: list[OrderEventDocument] = Field(description="every move, from the first on")
     customer_token: str | None = Field(
         None,
         description="only for a new guest: the bearer token of this customer, shown once",
@@ -465,4 +561,5 @@ class ProblemDocument(Document):
     status: int
     detail: str | None = None
     errors: list[FieldProblem] | None = None
+    cart: CartDocument | None = Field(None, description="of cart-changed: the cart as it is now")
     request_id: str | None = None

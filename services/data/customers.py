@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -37,12 +38,13 @@ SELECT_IDENTITY = """
 """
 
 
-async def insert_guests(tx: Transaction, tokens_sha256: Sequence[bytes]) -> dict[bytes, UUID]:
-    """New customers, each known by a token and nothing else; their ids by its hash."""
-    if not tokens_sha256:
+async def insert_guests(tx: Transaction, tokens: Sequence[str]) -> dict[str, UUID]:
+    """New customers, each known by a token and nothing else; their ids by it."""
+    if not tokens:
         return {}
-    rows = await tx.fetch(INSERT_GUESTS, list(tokens_sha256), GUEST_TOKEN_LIFETIME)
-    return {row["token_sha256"]: row["customer_id"] for row in rows}
+    hashes = {hashlib.sha256(token.encode()).digest(): token for token in tokens}
+    rows = await tx.fetch(INSERT_GUESTS, list(hashes), GUEST_TOKEN_LIFETIME)
+    return {hashes[row["token_sha256"]]: row["customer_id"] for row in rows}
 
 
 async def select_identity(reader: Reader, token_sha256: bytes) -> Identity | None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 from services.data.batch import Locked
 from services.data.sources import Transaction
 
 Operation = Literal["place_order", "pay_order", "create_flash_sale", "claim_flash_sale"]
+
+
+# After that the same key is a new one; so long the IETF draft lets a server choose.
+KEPT_FOR: Final = timedelta(hours=24)
 
 
 class Key(NamedTuple):
@@ -74,6 +78,28 @@ ANSWER_KEYS = """
 """
 
 
+# Of several that purge at once each takes others.
+DELETE_OLD_KEYS = """
+    with old as (
+        select k.customer_id, k.operation, k.idempotency_key from idempotency_keys k
+        where k.created_at < now() - $2::interval
+            and not exists (
+                select from payments p where p.payment_id = k.subject_id
+                    and p.state in ('INIT', 'PENDING', 'UNKNOWN')
+            )
+            and not exists (
+                select from payment_operations o where o.operation_id = k.subject_id
+                    and o.state in ('INIT', 'PENDING', 'UNKNOWN')
+            )
+        order by k.created_at limit $1 for update skip locked
+    )
+    delete from idempotency_keys k using old
+    where (k.customer_id, k.operation, k.idempotency_key)
+        = (old.customer_id, old.operation, old.idempotency_key)
+    returning 1
+"""
+
+
 async def select_keys(tx: Transaction, keys: Sequence[Key]) -> dict[Key, KeyRow]:
     """What is stored under those keys that were used before, whatever they were used for."""
     if not keys:
@@ -106,3 +132,11 @@ async def answer_keys(
 ) -> None:
     """Note that what these keys have made, (customer_id, subject_id), has been answered."""
     await tx.execute(ANSWER_KEYS, *map(list, zip(*done, strict=True)), operation, status)
+
+
+async def delete_old_keys(tx: Transaction, limit: int) -> int:
+    """Delete the oldest keys that are over, up to a limit; returns how many.
+
+    Those whose payment or operation is not settled stay.
+    """
+    return len(await tx.fetch(DELETE_OLD_KEYS, limit, KEPT_FOR))

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from services.data.batch import Locked
+from services.data.link import Record
 from services.data.sources import Reader, Transaction
 from services.data.stock import Quantity
 
@@ -43,6 +44,20 @@ class Order(NamedTuple):
     created_at: datetime
     hold_is_over: bool
 
+    @property
+    def placing(self) -> OrderEvent:
+        """The first line of its history."""
+        return OrderEvent(None, "placed", "placed", self.created_at)
+
+
+class OrderEvent(NamedTuple):
+    """A move of an order; was: None when it was placed."""
+
+    was: str | None
+    becomes: str
+    cause: str
+    created_at: datetime
+
 
 class NewOrder(NamedTuple):
     """An order to be inserted; it has at least one line, and each variant once."""
@@ -50,6 +65,7 @@ class NewOrder(NamedTuple):
     customer_id: UUID
     currency: str
     lines: Sequence[OrderLine]
+    cart_id: UUID | None = None
 
     @property
     def total_minor(self) -> int:
@@ -72,13 +88,14 @@ SELECT_ARTICLES = """
 # place is that of an order among those inserted together, from 1 on.
 INSERT_ORDERS = """
     with fresh as materialized (
-        select n.customer_id, uuidv7() as order_id, n.currency, n.total_minor, n.place
-        from unnest($1::uuid[], $2::text[], $3::bigint[])
-            with ordinality as n (customer_id, currency, total_minor, place)
+        select n.customer_id, uuidv7() as order_id, n.currency, n.total_minor, n.cart_id, n.place
+        from unnest($1::uuid[], $2::text[], $3::bigint[], $11::uuid[])
+            with ordinality as n (customer_id, currency, total_minor, cart_id, place)
     ), placed as (
         insert into orders
-            (customer_id, order_id, state, currency, total_minor, hold_expires_at)
-        select customer_id, order_id, 'placed', currency, total_minor, now() + $4::interval
+            (customer_id, order_id, state, currency, total_minor, hold_expires_at, cart_id)
+        select customer_id, order_id, 'placed', currency, total_minor, now() + $4::interval,
+            cart_id
         from fresh order by place
         returning customer_id, order_id, state, currency, total_minor, hold_expires_at, created_at
     ), noted as (
@@ -148,16 +165,29 @@ MOVE_HOLDS = """
     returning h.customer_id, h.order_id, h.variant_id, h.quantity
 """
 
-# An order whose payment is under way has holds that are paying, so it is not found here.
-LOCK_EXPIRED = """
+# What is over by the clock: held and not paid, or paying for longer than a payment may take.
+OVER = """
+    (h.state = 'held' and h.expires_at <= now()
+        or h.state = 'paying' and h.paying_until <= now())
+"""
+
+LOCK_EXPIRED = f"""
     select o.customer_id, o.order_id from orders o
     where o.state = 'placed' and exists (
         select from stock_holds h
-        where h.customer_id = o.customer_id and h.order_id = o.order_id
-            and h.state = 'held' and h.expires_at <= now()
+        where h.customer_id = o.customer_id and h.order_id = o.order_id and {OVER}
     )
     order by o.hold_expires_at limit $1 for update skip locked
-"""
+"""  # noqa: S608 - a condition of ours
+
+# Looks again: a payment may have begun or failed since the order was found and before it was
+# locked. paying_until stays, as the proof that it had passed.
+EXPIRE_HOLDS = f"""
+    update stock_holds h set state = 'expired', resolved_at = now()
+    from unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id)
+    where h.customer_id = k.customer_id and h.order_id = k.order_id and {OVER}
+    returning h.customer_id, h.order_id, h.variant_id, h.quantity
+"""  # noqa: S608 - a condition of ours
 
 
 async def select_articles(reader: Reader, variant_ids: Sequence[UUID]) -> dict[UUID, Article]:
@@ -177,6 +207,7 @@ async def insert_orders(
         [order.total_minor for order in new],
         hold_for,
         *_line_columns(new),
+        [order.cart_id for order in new],
     )
     return [Order(*row) for row in rows]
 
@@ -222,16 +253,26 @@ async def move_holds(
     tx: Transaction, keys: Sequence[OrderKey], *, was: str, becomes: str
 ) -> dict[OrderKey, list[Quantity]]:
     """Move the holds of orders from one state to another; returns what was moved of each."""
-    moved: dict[OrderKey, list[Quantity]] = {}
-    if keys:
-        for row in await tx.fetch(MOVE_HOLDS, *_columns(keys), was, becomes, PAYING_FOR):
-            moved.setdefault(OrderKey(*row[:2]), []).append(Quantity(*row[2:]))
-    return moved
+    if not keys:
+        return {}
+    return _by_order(await tx.fetch(MOVE_HOLDS, *_columns(keys), was, becomes, PAYING_FOR))
+
+
+async def expire_holds(tx: Transaction, keys: Sequence[OrderKey]) -> dict[OrderKey, list[Quantity]]:
+    """End those holds of locked orders whose time is over; returns what each order had."""
+    return _by_order(await tx.fetch(EXPIRE_HOLDS, *_columns(keys))) if keys else {}
 
 
 async def lock_expired_orders(tx: Transaction, limit: int) -> list[OrderKey]:
     """Orders whose holds are over, oldest first, that no other worker has."""
     return [OrderKey(*row) for row in await tx.fetch(LOCK_EXPIRED, limit)]
+
+
+def _by_order(rows: Sequence[Record]) -> dict[OrderKey, list[Quantity]]:
+    moved: dict[OrderKey, list[Quantity]] = {}
+    for row in rows:
+        moved.setdefault(OrderKey(*row[:2]), []).append(Quantity(*row[2:]))
+    return moved
 
 
 def _columns(keys: Sequence[OrderKey]) -> tuple[list[UUID], list[UUID]]:

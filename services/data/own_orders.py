@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 from uuid import UUID
 
-from services.data.orders import Order, OrderKey, OrderLine
+from services.data.orders import Order, OrderEvent, OrderKey, OrderLine
 from services.data.own_reads import OwnReads
 from services.data.payments import Payment
 
 
 class OwnOrder(NamedTuple):
-    """An order with its lines, and its payments from the first on."""
+    """An order with its lines, and its payments and moves from the first on."""
 
     order: Order
     lines: list[OrderLine]
     payments: list[Payment]
+    events: list[OrderEvent]
 
 
 # Whatever is added here has to be of one statement: two could be answered by two standbys. position
@@ -37,6 +38,11 @@ SELECT_OWN_ORDER = """
             where p.customer_id = o.customer_id and p.order_id = o.order_id
             order by p.created_at, p.payment_id
         ) as payments,
+        array(
+            select row(e.from_state, e.to_state, e.cause, e.created_at) from order_events e
+            where e.customer_id = o.customer_id and e.order_id = o.order_id
+            order by e.order_event_id
+        ) as events,
         (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
             else pg_current_wal_flush_lsn() end - '0/0'::pg_lsn)::bigint as position
     from orders o where o.customer_id = $1 and o.order_id = $2
@@ -55,9 +61,12 @@ async def select_own_order(own: OwnReads, key: OrderKey) -> OwnOrder | None:
     row = await own.fetchrow(SELECT_OWN_ORDER, *key)
     if row is None:
         return None
-    *order, lines, payments, _ = row
+    *order, lines, payments, events, _ = row
     return OwnOrder(
-        Order(*order), [OrderLine(*line) for line in lines], [Payment(*one) for one in payments]
+        Order(*order),
+        [OrderLine(*line) for line in lines],
+        [Payment(*one) for one in payments],
+        [OrderEvent(*event) for event in events],
     )
 
 

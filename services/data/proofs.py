@@ -16,6 +16,12 @@ TRIED: Final = "every webhook that waits is tried again in time"
 PUBLISHED: Final = "nothing waits to be published for more than a minute"
 FEW: Final = " limit $1"  # a rule may be broken by every row of a large table
 
+# As services/business/order_states.py has them; a test compares.
+ALLOWED_MOVES: Final = """
+    ('nothing', 'placed'), ('placed', 'authorized'), ('placed', 'paid'), ('placed', 'cancelled'),
+    ('placed', 'expired'), ('authorized', 'paid'), ('authorized', 'cancelled'), ('paid', 'refunded')
+"""
+
 
 class Rule(NamedTuple):
     """checked: SQL that counts what the rule holds for; broken: SQL whose rows break it."""
@@ -102,8 +108,55 @@ RULES: Final = (
         from orders o join order_lines l using (customer_id, order_id)
         left join stock_holds h using (customer_id, order_id, variant_id)
         where h.quantity is distinct from l.quantity
-            or (o.state = 'paid') <> (h.state = 'sold')
-            or (o.state = 'expired') <> (h.state = 'expired')
+            or h.state <> all (case o.state
+                when 'placed' then array['held', 'paying'] when 'expired' then array['expired']
+                when 'cancelled' then array['released'] else array['sold'] end)
+        """,
+    ),
+    Rule(
+        "orders",
+        "the history of an order begins where it was placed, has no gap and ends at its state",
+        "select count(*) from order_events",
+        """
+        select o.order_id, o.state, e.order_event_id, e.was, e.from_state, e.to_state
+        from orders o left join (
+            select customer_id, order_id, order_event_id, from_state, to_state,
+                lag(to_state) over moves as was,
+                lead(order_event_id) over moves is null as is_last
+            from order_events
+            window moves as (partition by customer_id, order_id order by order_event_id)
+        ) e using (customer_id, order_id)
+        where e.order_event_id is null or e.was is distinct from e.from_state
+            or (e.is_last and e.to_state <> o.state)
+        """,
+    ),
+    Rule(
+        "orders",
+        "an order moves only as orders may",
+        "select count(*) from order_events",
+        f"""
+        select order_id, from_state, to_state, cause from order_events
+        where (coalesce(from_state, 'nothing'), to_state) not in ({ALLOWED_MOVES})
+        """,  # noqa: S608 - the list above
+    ),
+    Rule(
+        "orders",
+        "a cart is ordered if there is an order of it, with just its lines",
+        "select count(*) from carts",
+        """
+        select c.cart_id, c.state, o.order_id from carts c
+        left join orders o using (customer_id, cart_id)
+        where (c.state = 'ordered') <> (o.order_id is not null)
+            or (o.order_id is not null and exists (
+                select from (
+                    select variant_id, quantity from cart_lines
+                    where customer_id = c.customer_id and cart_id = c.cart_id
+                ) put full join (
+                    select variant_id, quantity from order_lines
+                    where customer_id = o.customer_id and order_id = o.order_id
+                ) ordered using (variant_id, quantity)
+                where put is null or ordered is null
+            ))
         """,
     ),
     Rule(
@@ -172,12 +225,13 @@ RULES: Final = (
     ),
     Rule(
         "payments",
-        "an unsettled payment keeps the stock of its order",
+        "an unsettled payment keeps the stock of its order, until its time is over",
         "select count(*) from payments where state in ('INIT', 'PENDING', 'UNKNOWN')",
         """
-        select p.payment_id, p.state, h.variant_id, h.state as hold
+        select p.payment_id, p.state, h.variant_id, h.state as hold, h.paying_until
         from payments p join stock_holds h using (customer_id, order_id)
-        where (p.state in ('INIT', 'PENDING', 'UNKNOWN')) and h.state <> 'paying'
+        where p.state in ('INIT', 'PENDING', 'UNKNOWN') and h.state <> 'paying'
+            and (h.state = 'expired' and h.paying_until <= h.resolved_at) is not true
         """,
     ),
     Rule(
@@ -258,14 +312,15 @@ RULES: Final = (
     ),
     Rule(
         "idempotency",
-        "every order and payment was made by a key",
+        "every order and payment of the last day was made by a key",
         "select (select count(*) from orders) + (select count(*) from payments)",
         """
         select s.subject_id from (
-            select customer_id, order_id as subject_id from orders
-            union all select customer_id, payment_id from payments
+            select customer_id, order_id as subject_id, created_at from orders
+            union all select customer_id, payment_id, created_at from payments
         ) s left join idempotency_keys k using (customer_id, subject_id)
-        where k.subject_id is null
+        -- Keys are kept for 24 h. An hour less: they are deleted while this is read.
+        where k.subject_id is null and s.created_at > now() - interval '23 hours'
         """,
     ),
     Rule(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -81,7 +82,7 @@ async def test_several_workers_at_once_expire_each_order_once(
     assert await lab_books.broken_rules() == []
 
 
-async def test_stock_stays_while_a_payment_is_under_way_however_long(
+async def test_stock_stays_while_a_payment_is_under_way_beyond_the_time_of_its_hold(
     lab_shop: Shop, lab_books: Books
 ) -> None:
     goods = await lab_books.goods(available=10)
@@ -95,6 +96,82 @@ async def test_stock_stays_while_a_payment_is_under_way_however_long(
     assert await run_once(lab_shop) == 0
     assert await lab_books.stock(goods.variant) == (8, 0, 2)
     assert await lab_books.broken_rules() == []
+
+
+async def payment_took_too_long(books: Books, *keys: OrderKey) -> None:
+    """As if these payments had been under way for as long as they may be."""
+    ids = [key.order_id for key in keys]
+    await books.rows(
+        "update stock_holds set paying_until = now() - interval '1 second'"
+        " where order_id = any($1) and state = 'paying'", ids
+    )  # fmt: skip
+
+
+async def test_stock_is_kept_for_a_payment_that_does_not_end_for_fifteen_minutes_only(
+    lab_shop: Shop, lab_books: Books
+) -> None:
+    goods = await lab_books.goods(available=10)
+    keys = [await place(lab_shop, {goods.variant: 2}) for _ in range(2)]
+    claimed = [await claim(lab_shop, key, "tok_approve", uuid4().hex, b"") for key in keys]
+    left = await lab_books.value(
+        "select paying_until - now() from stock_holds where order_id = $1", keys[0].order_id
+    )
+    assert timedelta(minutes=14) < left <= timedelta(minutes=15)
+    await payment_took_too_long(lab_books, keys[0])
+    assert await run_once(lab_shop) == 1
+    assert [await state(lab_books, key) for key in keys] == ["expired", "placed"]
+    assert await lab_books.stock(goods.variant) == (8, 2, 0)
+    history = await lab_books.rows(
+        "select from_state, to_state, cause from order_events where order_id = $1"
+        " order by order_event_id", keys[0].order_id
+    )  # fmt: skip
+    assert [tuple(row) for row in history] == [
+        (None, "placed", "placed"),
+        ("placed", "expired", "not_paid_in_time"),
+    ]
+    assert await lab_books.broken_rules() == []
+    # Only what the provider says ends the payment itself.
+    await settle(lab_shop, claimed[0].payment, Declined("card_declined"))
+    await settle(lab_shop, claimed[1].payment, Declined("card_declined"))
+    assert await lab_books.stock(goods.variant) == (8, 2, 0)
+    assert await lab_books.broken_rules() == []
+
+
+async def test_several_workers_expire_what_was_paid_for_too_long_once(
+    lab_shop: Shop, lab_books: Books
+) -> None:
+    goods = await lab_books.goods(available=100)
+    keys = [await place(lab_shop, {goods.variant: 2}) for _ in range(20)]
+    claims = [claim(lab_shop, key, "tok_approve", uuid4().hex, b"") for key in keys[:10]]
+    claimed = await asyncio.gather(*claims)
+    await is_over(lab_books, *keys[10:])
+    await payment_took_too_long(lab_books, *keys)
+    counts = await asyncio.gather(*(run_once(lab_shop) for _ in range(6)))
+    assert sum(counts) == 20
+    assert await lab_books.stock(goods.variant) == (100, 0, 0)
+    assert await lab_books.broken_rules() == []
+    for one in claimed:
+        await settle(lab_shop, one.payment, Declined("card_declined"))
+
+
+async def test_a_payment_that_began_anew_after_its_order_was_found_is_left_alone(
+    lab_shop: Shop, lab_books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holds had been paying for too long when it was found, and not when it was locked."""
+    goods = await lab_books.goods()
+    key = await place(lab_shop, {goods.variant: 2})
+    first = await claim(lab_shop, key, "tok_approve", uuid4().hex, b"")
+    await settle(lab_shop, first.payment, Declined("card_declined"))
+    second = await claim(lab_shop, key, "tok_approve", uuid4().hex, b"")
+
+    async def found_before(tx: Transaction, _: int) -> list[OrderKey]:
+        await orders.lock_orders(tx, [key])
+        return [key]
+
+    monkeypatch.setattr(orders, "lock_expired_orders", found_before)
+    assert await run_once(lab_shop) == 0
+    assert await state(lab_books, key) == "placed"
+    await settle(lab_shop, second.payment, Declined("card_declined"))
 
 
 async def test_stock_of_a_payment_that_failed_too_late_comes_back(

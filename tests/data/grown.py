@@ -63,6 +63,14 @@ insert into customer_tokens (token_sha256, customer_id, expires_at)
     select sha256(n::text::bytea), md5('customer' || n)::uuid, now() + interval '1 day'
     from generate_series(1, $orders) n;
 
+insert into carts (customer_id, cart_id)
+    select md5('customer' || n)::uuid, md5('cart' || n)::uuid from generate_series(1, $orders) n;
+
+insert into cart_lines (customer_id, cart_id, variant_id, quantity)
+    select md5('customer' || n)::uuid, md5('cart' || n)::uuid,
+        md5('variant' || n || '/1')::uuid, 1
+    from generate_series(1, $orders) n;
+
 insert into orders (customer_id, order_id, state, currency, total_minor, hold_expires_at)
     select md5('customer' || n)::uuid, md5('order' || n)::uuid, 'paid', 'USD', 100, now()
     from generate_series(1, $orders) n;
@@ -77,6 +85,10 @@ insert into stock_holds (customer_id, order_id, variant_id, quantity, state, exp
         resolved_at)
     select md5('customer' || n)::uuid, md5('order' || n)::uuid, md5('variant' || n || '/1')::uuid,
         1, 'sold', now(), now()
+    from generate_series(1, $orders) n;
+
+insert into order_events (customer_id, order_id, from_state, to_state, cause)
+    select md5('customer' || n)::uuid, md5('order' || n)::uuid, null, 'placed', 'placed'
     from generate_series(1, $orders) n;
 
 insert into payments (customer_id, payment_id, order_id, state, amount_minor, captured_minor,
@@ -109,7 +121,10 @@ BIG = (
     "related_products",
     "customers",
     "customer_tokens",
+    "carts",
+    "cart_lines",
     "orders",
+    "order_events",
     "order_lines",
     "stock_holds",
     "payments",

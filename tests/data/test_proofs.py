@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import NamedTuple
+from uuid import UUID
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
+from services.business.cancellations import CANCEL_ORDERS
+from services.business.cart_versions import cart_version
+from services.business.carts import open_cart
 from services.business.expiry import run_once as expire
+from services.business.order_states import COMES_FROM
+from services.business.orders import place_order
 from services.business.payments import claim, pay
 from services.business.sale_claims import CLAIM_UNITS, NewClaim
+from services.business.schemas import OrderRequest
 from services.business.shop import Shop, open_shop
-from services.data.proofs import RULES, VIOLATIONS_SHOWN, Rule, find_violations
+from services.data.proofs import ALLOWED_MOVES, RULES, VIOLATIONS_SHOWN, Rule, find_violations
+from services.data.stock import Quantity
 from tests.laboratory import OwnDatabase, own_database
 from tests.running_stack import RunningStack
 from tests.shopping import Books, open_books, place
@@ -31,6 +40,10 @@ class Planted(NamedTuple):
 PLACED = "where order_id = (select order_id from orders where state = 'placed' limit 1)"
 UNSETTLED = "where order_id = (select order_id from payments where state = 'INIT' limit 1)"
 
+KEEPS = "an unsettled payment keeps the stock of its order, until its time is over"
+HISTORY = "the history of an order begins where it was placed, has no gap and ends at its state"
+MOVES = "an order moves only as orders may"
+CARTS = "a cart is ordered if there is an order of it, with just its lines"
 BOOKED = "every successful payment is booked once: amount, currency and accounts are right"
 OWED = "in each currency the provider owes us what successful payments brought"
 CLAIMED = "what is claimed of a sale is claimed by orders"
@@ -89,6 +102,38 @@ PLANTED = (
         "update orders set state = 'expired' where state = 'placed'",
     ),
     Planted(
+        "each line has one hold of its quantity, in the state of the order",
+        "update stock_holds set state = 'expired' where state = 'released'",
+    ),
+    Planted(HISTORY, "delete from order_events where to_state = 'expired'"),
+    Planted(HISTORY, "delete from order_events where from_state is null and to_state = 'placed'"),
+    Planted(HISTORY, "delete from order_events", where=PLACED),
+    Planted(HISTORY, "update order_events set to_state = 'cancelled' where to_state = 'expired'"),
+    Planted(HISTORY, "update order_events set from_state = 'authorized' where to_state = 'paid'"),
+    Planted(
+        HISTORY,
+        "insert into order_events (customer_id, order_id, from_state, to_state, cause)"
+        " select customer_id, order_id, 'placed', 'expired', 'not_paid_in_time' from orders"
+        " where state = 'cancelled'",
+    ),
+    Planted(
+        MOVES,
+        "insert into order_events (customer_id, order_id, from_state, to_state, cause)"
+        " select customer_id, order_id, 'expired', 'paid', 'payment_captured' from orders"
+        " where state = 'expired'",
+    ),
+    Planted(MOVES, "update order_events set from_state = null where to_state = 'cancelled'"),
+    Planted(CARTS, "update carts set state = 'open' where state = 'ordered'"),
+    Planted(CARTS, "update carts set state = 'ordered' where state = 'open'"),
+    Planted(CARTS, "update cart_lines set quantity = quantity + 1"),
+    Planted(CARTS, "delete from cart_lines where quantity = 2"),
+    Planted(
+        CARTS,
+        "insert into cart_lines (customer_id, cart_id, variant_id, quantity)"
+        " select c.customer_id, c.cart_id, v.variant_id, 1 from carts c, variants v"
+        " on conflict do nothing",
+    ),
+    Planted(
         "a paid order has one successful payment of its total, and no other order has one",
         "update orders set state = 'paid'",
         where=PLACED,
@@ -138,8 +183,18 @@ PLANTED = (
         "update flash_sale_claims set returned_at = now() where returned_at is null",
     ),
     Planted(
-        "an unsettled payment keeps the stock of its order",
+        KEEPS,
         "update stock_holds set state = 'held'",
+        where=UNSETTLED,
+    ),
+    Planted(
+        KEEPS,
+        "update stock_holds set state = 'expired', resolved_at = paying_until - interval '1 s'",
+        where=UNSETTLED,
+    ),
+    Planted(
+        KEEPS,
+        "update stock_holds set state = 'released', resolved_at = now(), paying_until = null",
         where=UNSETTLED,
     ),
     Planted(
@@ -190,7 +245,7 @@ PLANTED = (
         "update idempotency_keys set subject_id = uuidv7()",
     ),
     Planted(
-        "every order and payment was made by a key",
+        "every order and payment of the last day was made by a key",
         "delete from idempotency_keys where operation = 'pay_order'",
     ),
     Planted(
@@ -212,9 +267,9 @@ async def traded(stack: RunningStack) -> AsyncIterator[OwnDatabase]:
 
 
 async def trade(shop: Shop, books: Books) -> None:
-    goods = await books.goods(variants=2)
+    goods = await books.goods(variants=3)
     lines = {goods.variants[0]: 2, goods.variants[1]: 1}
-    keys = [await place(shop, lines) for _ in range(5)]
+    keys = [await place(shop, lines) for _ in range(6)]
     assert (await pay(shop, keys[0], "tok_approve", "a", b"")).payment.state == "SUCCESS"
     assert (await pay(shop, keys[1], "tok_decline", "a", b"")).payment.state == "FAILED"
     await claim(shop, keys[2], "tok_approve", "a", b"")
@@ -228,6 +283,22 @@ async def trade(shop: Shop, books: Books) -> None:
         "update stock_holds set expires_at = now() where order_id = $1", placed.order_id
     )
     assert await expire(shop) == 2
+    await shop.join(CANCEL_ORDERS, keys[4])
+    await order_a_cart(shop, keys[0].customer_id, goods.variants[:2])
+    await open_cart(shop, keys[0].customer_id, None, [Quantity(goods.variant, 1)])
+
+
+async def order_a_cart(shop: Shop, customer_id: UUID, variants: list[UUID]) -> None:
+    lines = [Quantity(variant, place) for place, variant in enumerate(variants, start=1)]
+    cart = await open_cart(shop, customer_id, None, lines)
+    wanted = OrderRequest(cart_id=cart.cart_id, cart_version=cart_version(cart))
+    await place_order(shop, customer_id, wanted, "cart", b"")
+
+
+def test_the_moves_that_are_proved_are_those_that_are_made() -> None:
+    made = {(was, to) for to, states in COMES_FROM.items() for was in states}
+    proved = re.findall(r"\('(\w+)', '(\w+)'\)", ALLOWED_MOVES)
+    assert {*proved} == made | {("nothing", "placed")}
 
 
 @pytest_asyncio.fixture(scope="module")

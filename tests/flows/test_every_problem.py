@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from services.access.limits import Limits
+from services.business.schemas import LINES_MAX
 from services.problems import PROBLEM_JSON, Problem, catalogue
 from tests.access.conftest import Answer, request, running
 from tests.access.test_time_limits import edge_of
@@ -33,6 +34,7 @@ from tests.webhooks import Sender
 
 DOCUMENTED: Final = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
 MEMBERS: Final = {"type", "title", "status", "detail", "errors", "request_id"}
+MEMBERS_OF: Final = {"cart-changed": {"cart"}}
 
 
 @dataclass
@@ -161,6 +163,39 @@ async def total_too_large(shop: Shop) -> Got:
 
 async def out_of_stock(shop: Shop) -> Got:
     return await shop.customer().order({await shop.variant(available=1): 2})
+
+
+async def cart_changed(shop: Shop) -> Got:
+    customer, variant = shop.customer(), await shop.variant()
+    cart = (await customer.cart({variant: 1})).json()
+    await customer.put_line(cart["cart_id"], variant, 2)
+    return await customer.order_cart(cart)
+
+
+async def cart_ordered(shop: Shop) -> Got:
+    customer = shop.customer()
+    cart = (await customer.cart({await shop.variant(): 1})).json()
+    assert (await customer.order_cart(cart)).status_code == 201
+    return await customer.order_cart(cart)
+
+
+async def cart_empty(shop: Shop) -> Got:
+    customer = shop.customer()
+    return await customer.order_cart((await customer.cart()).json())
+
+
+async def cart_full(shop: Shop) -> Got:
+    goods = (await shop.books.goods(variants=LINES_MAX + 1)).variants
+    customer = shop.customer()
+    cart = (await customer.cart(dict.fromkeys(goods[1:], 1))).json()
+    return await customer.put_line(cart["cart_id"], goods[0], 1)
+
+
+async def order_not_cancellable(shop: Shop) -> Got:
+    customer = shop.customer()
+    order_id = await customer.placed({await shop.variant(): 1})
+    assert (await customer.pay(order_id)).status_code == 201
+    return await customer.cancel(order_id)
 
 
 async def order_not_payable(shop: Shop) -> Got:
@@ -332,6 +367,11 @@ PRODUCERS: Final[Mapping[str, Producer]] = {
     "currency-mismatch": currency_mismatch,
     "total-too-large": total_too_large,
     "out-of-stock": out_of_stock,
+    "cart-changed": cart_changed,
+    "cart-ordered": cart_ordered,
+    "cart-empty": cart_empty,
+    "cart-full": cart_full,
+    "order-not-cancellable": order_not_cancellable,
     "order-not-payable": order_not_payable,
     "flash-sale-not-open-yet": flash_sale_not_open_yet,
     "flash-sale-over": flash_sale_over,
@@ -378,7 +418,7 @@ async def test_each_problem_is_the_answer_to_a_real_request(
     assert (body["status"], body["title"]) == (kind.status, kind.title)
     assert headers["content-type"] == PROBLEM_JSON
     assert headers["cache-control"] == "no-store"
-    assert body.keys() <= MEMBERS
+    assert body.keys() <= MEMBERS | MEMBERS_OF.get(kind.name, set())
     if status in (429, 503):
         assert int(headers["retry-after"]) >= 1
     # Its type leads to a page about it.
