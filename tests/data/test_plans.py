@@ -47,7 +47,21 @@ EXPECTED = {
     "stock.SELECT_STOCK": {"products_slug_key", "variants_key_key", "stock_pkey"},
     "stock.LOCK_STOCK": {"stock_pkey"},
     "orders.SELECT_ARTICLES": {"variants_pkey", "products_pkey"},
-    "own_orders.SELECT_OWN_ORDER": {"orders_pkey", "order_lines_pkey", "payments_pkey"},
+    "own_orders.SELECT_OWN_ORDER": {
+        "orders_pkey",
+        "order_lines_pkey",
+        "payments_pkey",
+        "order_events_pkey",
+    },
+    "carts.SELECT_OWN_CART": {
+        "carts_pkey",
+        "cart_lines_pkey",
+        "orders_one_per_cart",
+        "products_pkey",
+        "stock_pkey",
+        "variants_pkey",
+    },
+    "carts.LOCK_FREE_CARTS": {"carts_pkey"},
     "own_orders.SELECT_OWN_PAYMENT": {"payments_id_key"},
     "customers.SELECT_IDENTITY": {"customer_tokens_pkey", "customers_pkey"},
     "orders.LOCK_FREE_ORDERS": {"orders_pkey"},
@@ -63,7 +77,12 @@ EXPECTED = {
 }
 # Both begin with the key of the order, and the planner takes the one or the other.
 AS_GOOD = {
-    "own_orders.SELECT_OWN_ORDER": {"orders_pkey", "order_lines_variant_key", "payments_pkey"},
+    "own_orders.SELECT_OWN_ORDER": {
+        "orders_pkey",
+        "order_lines_variant_key",
+        "payments_pkey",
+        "order_events_pkey",
+    },
     "own_orders.SELECT_OWN_PAYMENT": {"payments_pkey"},
     "payments.SELECT_PAYMENTS": {"payments_pkey"},
     "payments.LOCK_PAYMENTS": {"payments_pkey"},
