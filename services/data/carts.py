@@ -74,7 +74,7 @@ SHOWN = """
 SELECT_CARTS = f"""
     select {SHOWN} from unnest($1::uuid[], $2::uuid[]) as k (customer_id, cart_id)
     join carts c using (customer_id, cart_id)
-"""  # noqa: S608 - columns of ours
+"""  # noqa: S608  # nosec B608 - columns of ours
 
 # position: as in own_orders.py.
 SELECT_OWN_CART = f"""
@@ -82,7 +82,7 @@ SELECT_OWN_CART = f"""
         (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
             else pg_current_wal_flush_lsn() end - '0/0'::pg_lsn)::bigint as position
     from carts c where c.customer_id = $1 and c.cart_id = $2
-"""  # noqa: S608 - columns of ours
+"""  # noqa: S608  # nosec B608 - columns of ours
 
 INSERT_CART = """
     insert into carts (customer_id, cart_id) values ($1, uuidv7()) returning cart_id

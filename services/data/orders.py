@@ -178,7 +178,7 @@ LOCK_EXPIRED = f"""
         where h.customer_id = o.customer_id and h.order_id = o.order_id and {OVER}
     )
     order by o.hold_expires_at limit $1 for update skip locked
-"""  # noqa: S608 - a condition of ours
+"""  # noqa: S608  # nosec B608 - a condition of ours
 
 # Looks again: a payment may have begun or failed since the order was found and before it was
 # locked. paying_until stays, as the proof that it had passed.
@@ -187,7 +187,7 @@ EXPIRE_HOLDS = f"""
     from unnest($1::uuid[], $2::uuid[]) as k (customer_id, order_id)
     where h.customer_id = k.customer_id and h.order_id = k.order_id and {OVER}
     returning h.customer_id, h.order_id, h.variant_id, h.quantity
-"""  # noqa: S608 - a condition of ours
+"""  # noqa: S608  # nosec B608 - a condition of ours
 
 
 async def select_articles(reader: Reader, variant_ids: Sequence[UUID]) -> dict[UUID, Article]:

@@ -137,7 +137,7 @@ RULES: Final = (
         f"""
         select order_id, from_state, to_state, cause from order_events
         where (coalesce(from_state, 'nothing'), to_state) not in ({ALLOWED_MOVES})
-        """,  # noqa: S608 - the list above
+        """,  # noqa: S608  # nosec B608 - the list above
     ),
     Rule(
         "orders",
