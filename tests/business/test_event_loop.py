@@ -25,6 +25,7 @@ from services.business.endpoints import INTERNAL, PUBLIC
 from tests.running_stack import RunningStack
 from tests.served_business import ServedBusiness, served_business
 from tests.shopping import Books, Goods, business_settings
+from tests.webhooks import Sender, charge_event
 
 # Of CPU, in one turn of the loop. A page takes 1 ms; the largest body a client may send is read
 # in 3 ms. A tenth of what the watchdog calls late.
@@ -71,6 +72,7 @@ class Asker:
     books: Books
     goods: Goods
     operator_token: str
+    webhook_secret: str
     after: Callable[[str], None]
     asked: set[str] = field(default_factory=set)
 
@@ -98,6 +100,8 @@ class Asker:
         movement = {**line, "kind": "receive", "reason": "a test"}
         await self.ask("POST", "/operator/stock-movements", body=movement)
         await self.ask("GET", "/operator/upstreams")
+        await self.ask("GET", "/operator/payment-reviews")
+        await self._webhook(paid.json())
         forced = "/operator/upstreams/provider"
         for state in ("open", None):
             await self.ask("PUT", "/operator/upstreams/{upstream}", forced, body={"forced": state})
@@ -105,6 +109,13 @@ class Asker:
         nobody = f"/internal/identities/{'0' * 64}"
         await self.ask("GET", "/internal/identities/{token_sha256}", nobody, status=404)
         await self._beside_the_table()
+
+    async def _webhook(self, payment: dict[str, Any]) -> None:
+        """Through a sender of its own, because it is signed."""
+        event = charge_event(payment | payment["amount"], "approved")
+        assert (await Sender(self.business, self.webhook_secret).send(event)).status_code == 202
+        self.asked.add("POST /webhooks/{provider}")
+        self.after("POST /webhooks/sandbox 202")
 
     async def _beside_the_table(self) -> None:
         """Pages for people, health, and what is refused."""
@@ -136,8 +147,8 @@ class Asker:
 
 @pytest.fixture
 async def asker(served: ServedBusiness, books: Books, stack: RunningStack) -> Asker:
-    token = stack.secret("operator_token")
-    return Asker(served.http, books, await books.goods(), token, after=lambda _: None)
+    token, key = stack.secret("operator_token"), stack.secret("webhook_secret")
+    return Asker(served.http, books, await books.goods(), token, key, after=lambda _: None)
 
 
 async def test_no_route_makes_a_call_that_blocks(asker: Asker) -> None:

@@ -276,6 +276,15 @@ async def trade(shop: Shop, books: Books) -> None:
     await books.rows(
         "update stock_holds set expires_at = now() where order_id = $1", keys[3].order_id
     )
+    await books.rows(
+        "insert into webhook_events (provider, webhook_id, payload, next_attempt_at)"
+        " values ('sandbox', 'msg_0', '{}', now() + interval '1 hour')"
+    )
+    await books.rows(
+        "insert into payment_reviews (subject_id, source, expected_minor, expected_currency,"
+        " seen_minor, seen_currency) select payment_id, 'webhook', amount_minor, currency, 1, 'USD'"
+        " from payments where state = 'SUCCESS'"
+    )
     sale_id = await books.flash_sale(goods.variants[0], units=9, customer_limit=2)
     for customer_id, key in ((keys[0].customer_id, "b"), (keys[1].customer_id, "b")):
         placed = await shop.join(CLAIM_UNITS, NewClaim(customer_id, sale_id, 2, key, b""))
