@@ -7,7 +7,7 @@ RUN = .venv/bin/python -m
 SHIPPED = services infra migrations loadtests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status doctor prove test check check-types check-rules coverage faults load bench-access bench-business bench-data lock
+.PHONY: help setup up down status doctor prove test check check-types check-rules coverage faults load bench-access bench-business bench-data bench-payments lock
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -62,6 +62,8 @@ bench-business: setup ## business against the usual way to write it (QUICK=1: sh
 	@exec $(RUN) loadtests.bench_business $(ARGS)
 bench-data: setup ## the data tier against pgbench, asyncpg's pool and redis-py (QUICK=1: short)
 	@exec $(RUN) loadtests.bench_data $(ARGS)
+bench-payments: setup ## paying and claiming through all three tiers against pgbench (QUICK=1: short)
+	@exec $(RUN) loadtests.bench_payments $(ARGS)
 
 lock: ## choose all versions anew from pyproject.toml and write requirements.lock
 	@PYTHON="$(PYTHON)" sh infra/local/setup.sh lock

@@ -1,7 +1,7 @@
 """What the benchmarks ask for and how they see that an answer is whole, with as little as needed.
 
-Only for servers of a benchmark, which answer 200 with a Content-Length. Everything else is an
-error by name, and never counted as an answer.
+Only for servers of a benchmark, which answer 200, or what was asked for, with a Content-Length.
+Everything else is an error by name, and never counted as an answer.
 """
 
 from __future__ import annotations
@@ -26,21 +26,20 @@ def request_bytes(
 class Answers:
     """Puts answers together that come in parts; by any number that names a connection."""
 
-    good: Final = GOOD
-
-    def __init__(self) -> None:
+    def __init__(self, good: bytes = GOOD) -> None:
+        self.good: Final = good
         self.size = 0  # of the last whole answer, head and body
         self._parts: dict[int, bytes] = {}
 
     def complete(self, number: int, buffer: bytearray, size: int) -> bool:
         """Take `size` more bytes of a connection; whether its answer is whole now.
 
-        Raises ValueError, in words, for anything but one answer with status 200.
+        Raises ValueError, in words, for anything but one answer that begins as a good one does.
         """
         if size == 0:
             raise ValueError("closed before the whole answer")
         received = self._parts.pop(number, b"") + buffer[:size]
-        whole = _whole_size(received)
+        whole = _whole_size(received, self.good)
         if whole is None or len(received) < whole:
             self._parts[number] = received
             return False
@@ -54,10 +53,11 @@ class Answers:
         self._parts.pop(number, None)
 
 
-def _whole_size(received: bytes) -> int | None:
+def _whole_size(received: bytes, good: bytes) -> int | None:
     """How long the answer is that begins so; None while its head is not whole."""
-    if not received.startswith(GOOD[: len(received)]):
-        raise ValueError(f"not 200: {received[:12].decode('latin-1')}")
+    if not received.startswith(good[: len(received)]):
+        wanted = good.split()[1].decode()
+        raise ValueError(f"not {wanted}: {received[:12].decode('latin-1')}")
     end = received.find(b"\r\n\r\n")
     if end < 0:
         if len(received) > HEAD_LIMIT_BYTES:

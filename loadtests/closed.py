@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from hdrh.histogram import HdrHistogram
 
-from loadtests.answers import Answers, request_bytes
+from loadtests.answers import GOOD, Answers, request_bytes
 from loadtests.recorder import HIGHEST_US, SIGNIFICANT_DIGITS
 
 BUFFER_BYTES: Final = 256 * 1024  # an answer beyond it comes in parts
@@ -57,8 +57,10 @@ class Loop:
         close: bool,
         targets: Sequence[str] = (),
         lines: Sequence[str] = (),
+        good: bytes = GOOD,
     ) -> None:
-        """targets: asked for in turn instead of the path of url; lines: of each request's head."""
+        """targets: asked for in turn instead of the path of url; lines: of each request's head;
+        good: how an answer begins that counts."""
         place = urlsplit(url)
         self._address = (place.hostname or "", place.port or 80)
         self._next_request = cycle(
@@ -73,7 +75,7 @@ class Loop:
         self._send: dict[int, Callable[[bytes], int]] = {}
         self._sent_at: dict[int, int] = {}
         self._waiting: set[int] = set()  # not established yet
-        self._answers = Answers()
+        self._answers = Answers(good)
         self._buffer = bytearray(BUFFER_BYTES)
         self._latency_ns: list[int] = []
         self._connect_ns: list[int] = []
