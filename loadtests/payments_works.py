@@ -25,6 +25,7 @@ T = TypeVar("T")
 PAYMENTS_AIM: Final = Aim("at least", 0.15)
 CLAIMS_AIM: Final = Aim("at least", 5.0)
 SHORT_AIM: Final = Aim("at most", 3.0)
+REFUSED: Final = "not 201: HTTP/1.1 503"
 # Requests are made before they are sent: more than any machine here sends in a second.
 REQUESTS_A_SECOND: Final = 5_000
 
@@ -61,12 +62,19 @@ class Posted:
     p50_ms: float
     p99_ms: float
     cpu_us: Mapping[str, float]
+    refused: int
 
 
 async def post(
-    bench: Bench, requests: Sequence[bytes], *, close: bool = False, seconds: float
+    bench: Bench,
+    requests: Sequence[bytes],
+    *,
+    close: bool = False,
+    seconds: float,
+    may_refuse: bool = False,
 ) -> Posted:
-    """Send them in a closed loop; BrokenRunError where any was answered by anything but 201."""
+    """Send them in a closed loop; BrokenRunError where any got another answer than 201, or 503 by
+    access where that may refuse what is too much."""
     file = bench.folder / "requests"
     write_posts(file, requests)
     usage = UsageMeter(bench.stack.folder.running_state()["parts"])
@@ -75,10 +83,13 @@ async def post(
     command += [f"--seconds={seconds}", *(["--close"] if close else [])]
     outcome = json.loads(await output_of(command, bench.cores.generator))
     answers = outcome["answers"]
+    refused = outcome["errors"].pop(REFUSED, 0) if may_refuse else 0
     if not answers or outcome["errors"]:
         raise BrokenRunError(f"{answers} answers and errors: {outcome['errors']}")
     cpu_us = {part.name: (part.cpu_s or 0.0) * 1e6 / answers for part in usage.read()}
-    return Posted(answers / outcome["seconds"], outcome["p50_ms"], outcome["p99_ms"], cpu_us)
+    return Posted(
+        answers / outcome["seconds"], outcome["p50_ms"], outcome["p99_ms"], cpu_us, refused
+    )
 
 
 async def paying(bench: Bench) -> list[Row]:
@@ -122,7 +133,9 @@ async def claiming(bench: Bench) -> list[Row]:
 
     async def claim(seconds: float) -> Posted:
         count = round(seconds * REQUESTS_A_SECOND) + bench.connections
-        return await post(bench, claims(bench.goods, bench.host, count), seconds=seconds)
+        return await post(
+            bench, claims(bench.goods, bench.host, count), seconds=seconds, may_refuse=True
+        )
 
     if bench.warm_up_s:
         await claim(bench.warm_up_s)
@@ -141,6 +154,7 @@ async def claiming(bench: Bench) -> list[Row]:
         ratio_row(work, "claims/s", [one.rate for one in ours], peer, theirs, aim=CLAIMS_AIM),
         reported(f"{work}, p50", "ms", [one.p50_ms for one in ours]),
         reported(f"{work}, p99", "ms", [one.p99_ms for one in ours]),
+        reported(f"{work}, refused by access", "in all", [one.refused for one in ours]),
         *_cpu_rows(work, ours),
     ]
 
