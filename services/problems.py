@@ -236,6 +236,12 @@ class FlashSaleLimitReached(Problem):
     status, name, title = 409, "flash-sale-limit-reached", "No more for one customer"
 
 
+class OperationNotAllowed(Problem):
+    """The payment is not in a state to be captured, voided or refunded, or not with this amount."""
+
+    status, name, title = 409, "operation-not-allowed", "The payment does not allow this now"
+
+
 class PayloadTooLarge(Problem):
     """The body is longer than this server accepts."""
 

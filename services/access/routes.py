@@ -14,6 +14,7 @@ LOCAL: Final = frozenset(("/live", "/ready"))
 CLOSED: Final = frozenset(("internal", "metrics", "live", "ready"))
 PAYMENT_PATH: Final = re.compile(r"/orders/[^/]+/payments")
 CLAIM_PATH: Final = re.compile(r"/flash-sales/[^/]+/claims")
+FOLLOWUP_PATH: Final = re.compile(r"/payments/[^/]+/(captures|voids|refunds)")
 # Targets whose class is remembered; the hot ones are few, and random ones come and go.
 ROUTES_KEPT: Final = 4096
 TARGET_KEPT_BYTES: Final = 256
@@ -58,7 +59,8 @@ def _route_of_post(plain: str) -> Route:
         return Route.CHECKOUT
     if PAYMENT_PATH.fullmatch(plain):
         return Route.PAYMENT
-    return Route.OPERATOR if plain == "/flash-sales" else Route.OTHER
+    is_operators = plain == "/flash-sales" or FOLLOWUP_PATH.fullmatch(plain)
+    return Route.OPERATOR if is_operators else Route.OTHER
 
 
 # By method and target, of what learn_route() was asked for; never of what access answers itself.

@@ -13,7 +13,7 @@ from services.data import idempotency, orders, payments
 from services.data.batch import Locked
 from services.data.idempotency import Key, KeyRow, NewKey
 from services.data.orders import Order, OrderKey
-from services.data.payments import Payment
+from services.data.payments import CaptureMethod, NewPayment, Payment
 from services.data.sources import Transaction
 from services.problems import (
     IdempotencyKeyReused,
@@ -30,6 +30,7 @@ class Claim(NamedTuple):
     order_key: OrderKey
     payment_method: str
     key: Key
+    capture_method: CaptureMethod = "automatic"
 
 
 class Paid(NamedTuple):
@@ -132,7 +133,11 @@ def _refusal(order: Order | None) -> Problem | None:
 async def _insert(tx: Transaction, drafts: Sequence[Draft], lease: timedelta) -> None:
     """Make the payments, keep the stock for them, and note the keys."""
     undecided = _undecided(drafts)
-    new = [(draft.order, draft.claim.payment_method) for draft in undecided if draft.order]
+    new = [
+        NewPayment(draft.order, draft.claim.payment_method, draft.claim.capture_method)
+        for draft in undecided
+        if draft.order
+    ]
     made = await payments.insert_payments(tx, new, first_check=lease)
     await orders.move_holds(tx, list(made), was="held", becomes="paying")
     winners, keys = [], []

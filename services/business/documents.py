@@ -16,6 +16,7 @@ from services.business.schemas import (
     FlashSaleDocument,
     Money,
     NextActionDocument,
+    OperationDocument,
     OrderDocument,
     OrderLineDocument,
     PaymentDocument,
@@ -23,6 +24,7 @@ from services.business.schemas import (
 from services.data.carts import Cart, CartLine
 from services.data.flash_sales import Sale
 from services.data.orders import Order, OrderEvent, OrderLine
+from services.data.payment_operations import PaymentOperation
 from services.data.payments import Payment
 from services.data.products import Category, ListItem, Offer, Product, Rating
 from services.data.stock import StockRow
@@ -85,6 +87,7 @@ def order_document(
     lines: Sequence[OrderLine],
     payments: Sequence[Payment],
     events: Sequence[OrderEvent],
+    operations: Sequence[PaymentOperation] = (),
     *,
     customer_token: str | None = None,
 ) -> OrderDocument:
@@ -97,7 +100,12 @@ def order_document(
             "lines": [_order_line(line, order.currency) for line in lines],
             "hold_expires_at": order.hold_expires_at,
             "created_at": order.created_at,
-            "payments": [payment_document(payment) for payment in payments],
+            "payments": [
+                payment_document(
+                    payment, [one for one in operations if one.payment_id == payment.payment_id]
+                )
+                for payment in payments
+            ],
             "events": [
                 {
                     "from": event.was,
@@ -129,7 +137,10 @@ def cart_document(cart: Cart, *, customer_token: str | None = None) -> CartDocum
     )
 
 
-def payment_document(payment: Payment) -> PaymentDocument:
+def payment_document(
+    payment: Payment, operations: Sequence[PaymentOperation] = ()
+) -> PaymentDocument:
+    """operations: all of this payment, from the first on."""
     return PaymentDocument(
         payment_id=payment.payment_id,
         order_id=payment.order_id,
@@ -138,8 +149,28 @@ def payment_document(payment: Payment) -> PaymentDocument:
         decline_code=payment.decline_code,
         detail=payment.detail,
         next_action=_next_action(payment),
+        capture=payment.capture_method,
+        captured=Money(amount_minor=payment.captured_minor, currency=payment.currency),
+        refunded=Money(amount_minor=payment.refunded_minor, currency=payment.currency),
+        voided_at=payment.voided_at,
+        operations=[operation_document(one) for one in operations],
         created_at=payment.created_at,
         updated_at=payment.updated_at,
+    )
+
+
+def operation_document(operation: PaymentOperation) -> OperationDocument:
+    return OperationDocument(
+        operation_id=operation.operation_id,
+        payment_id=operation.payment_id,
+        kind=operation.kind,
+        cause=operation.cause,
+        state=operation.state,
+        amount=Money(amount_minor=operation.amount_minor, currency=operation.currency),
+        decline_code=operation.decline_code,
+        detail=operation.detail,
+        created_at=operation.created_at,
+        updated_at=operation.updated_at,
     )
 
 

@@ -18,6 +18,7 @@ from services.business import (
     carts,
     catalog,
     flash_sales,
+    followups,
     identities,
     lists,
     operators,
@@ -221,6 +222,31 @@ PUBLIC: Final = (
         guard="customer",
         traffic="payment",
         idempotent=True,
+    ),
+    *(
+        Endpoint(
+            "POST",
+            f"/payments/{{payment_id}}/{path}",
+            handler,
+            {201: schemas.OperationDocument, 202: schemas.OperationDocument},
+            (
+                *BODY_PROBLEMS,
+                *KEY_PROBLEMS,
+                problems.InvalidRequest,
+                problems.NotFound,
+                problems.CurrencyMismatch,
+                problems.OperationNotAllowed,
+            ),
+            body=body,
+            guard="operator",
+            traffic="payment",
+            idempotent=True,
+        )
+        for path, handler, body in (
+            ("captures", followups.capture_payment, schemas.CaptureRequest),
+            ("voids", followups.void_payment, schemas.VoidRequest),
+            ("refunds", followups.refund_payment, schemas.RefundRequest),
+        )
     ),
     Endpoint(
         "GET",

@@ -239,6 +239,11 @@ WORKER: Final[Table] = (
         readings.of_rounds("age_s"),
         "name",
     ),
+    counter(
+        "escalated",
+        "Payments and what is done with them of which the provider gives no evidence: look",
+        one(lambda shop: shop.counts.escalated_total),
+    ),
     gauge(
         "outbox_waiting_rows",
         "Rows that wait to be published, counted up to 10,000; of the outbox worker only",

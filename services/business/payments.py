@@ -26,8 +26,9 @@ from services.business.shop import Shop
 from services.data.idempotency import Key
 from services.data.orders import OrderKey
 from services.data.own_orders import select_own_payment
+from services.data.payment_operations import PaymentOperation, select_operations_of
 from services.data.payment_reviews import Source
-from services.data.payments import Payment
+from services.data.payments import CaptureMethod, Payment
 from services.deadline import Deadline, current_deadline, deadline_or
 from services.problems import NotFound, Problem
 from services.telemetry import logger
@@ -43,32 +44,42 @@ async def create_payment(shop: Shop, request: Request) -> Response:
     """POST /orders/{order_id}/payments: pay an order; 201 once it is final, 202 while it is not."""
     key = read_idempotency_key(request)
     order_key = OrderKey(read_customer(request), read_id(request, "order_id"))
-    wanted, body = await read_json(request, PaymentRequest)
-    body_hash = fingerprint(str(order_key.order_id), body)
-    paid = await pay(shop, order_key, wanted.payment_method, key, body_hash)
+    wanted, sent = await read_json(request, PaymentRequest)
+    body_hash = fingerprint(str(order_key.order_id), sent)
+    paid = await pay(shop, order_key, wanted.payment_method, key, body_hash, capture=wanted.capture)
     headers = {"location": f"/payments/{paid.payment.payment_id}"}
+    operations: list[PaymentOperation] = []
     if paid.replayed:
         headers["idempotent-replayed"] = "true"
+        found = await select_operations_of(shop.database.primary, [paid.payment])
+        operations = found.get(paid.payment.payment_id, [])
+    body = payment_document(paid.payment, operations)
     if paid.payment.state in FINAL:
-        return document(payment_document(paid.payment), 201, headers)
-    return document(payment_document(paid.payment), 202, headers | {"retry-after": "2"})
+        return document(body, 201, headers)
+    return document(body, 202, headers | {"retry-after": "2"})
 
 
 async def show_payment(shop: Shop, request: Request) -> Response:
     """GET /payments/{payment_id}: a payment of the customer's own, as it stands now."""
     customer_id, payment_id = read_customer(request), read_id(request, "payment_id")
-    payment = await select_own_payment(shop.database.own, customer_id, payment_id)
-    if payment is None:
+    found = await select_own_payment(shop.database.own, customer_id, payment_id)
+    if found is None:
         raise NotFound("There is no such payment.")
-    return document(payment_document(payment))
+    return document(payment_document(found.payment, found.operations))
 
 
 async def pay(
-    shop: Shop, order_key: OrderKey, payment_method: str, key: str, body_hash: bytes
+    shop: Shop,
+    order_key: OrderKey,
+    payment_method: str,
+    key: str,
+    body_hash: bytes,
+    *,
+    capture: CaptureMethod = "automatic",
 ) -> Paid:
     """Claim, charge, settle. Once claimed it is finished, whether or not the client waits."""
     sent_by = Deadline.after(CHARGE_WITHIN_S)
-    claimed = await claim(shop, order_key, payment_method, key, body_hash)
+    claimed = await claim(shop, order_key, payment_method, key, body_hash, capture=capture)
     if claimed.replayed:
         return claimed
     finishing = shop.hand_over(charge_and_settle(shop, claimed.payment, sent_by))
@@ -80,7 +91,13 @@ async def pay(
 
 
 async def claim(
-    shop: Shop, order_key: OrderKey, payment_method: str, key: str, body_hash: bytes
+    shop: Shop,
+    order_key: OrderKey,
+    payment_method: str,
+    key: str,
+    body_hash: bytes,
+    *,
+    capture: CaptureMethod = "automatic",
 ) -> Paid:
     """A payment in INIT, and the order's stock kept for it; or the payment of an earlier request.
 
@@ -88,7 +105,7 @@ async def claim(
     so the key may be used again.
     """
     used = Key(order_key.customer_id, "pay_order", key, body_hash)
-    return await shop.join(CLAIM_PAYMENTS, Claim(order_key, payment_method, used))
+    return await shop.join(CLAIM_PAYMENTS, Claim(order_key, payment_method, used, capture))
 
 
 async def charge_and_settle(shop: Shop, payment: Payment, sent_by: Deadline) -> Payment | None:
@@ -119,5 +136,9 @@ async def settle(
 
 def charge_order(payment: Payment) -> ChargeOrder:
     return ChargeOrder(
-        payment.payment_id, payment.amount_minor, payment.currency, payment.payment_method
+        payment.payment_id,
+        payment.amount_minor,
+        payment.currency,
+        payment.payment_method,
+        capture=payment.capture_method == "automatic",
     )

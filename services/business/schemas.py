@@ -356,6 +356,33 @@ class PaymentRequest(Request):
     payment_method: str = Field(
         pattern="^tok_[A-Za-z0-9_]{1,64}$", strict=True, examples=["tok_approve"]
     )
+    capture: Literal["automatic", "manual"] = Field(
+        "automatic", description="manual: the money is only authorised, and captured later"
+    )
+
+
+class AmountRequest(Request):
+    """A part of a payment, in the currency of the payment."""
+
+    amount_minor: int = Field(ge=1, le=PRICE_MAX_MINOR, strict=True, examples=[1999])
+    currency: str = Field(pattern="^[A-Z]{3}$", description="ISO 4217", examples=["USD"])
+
+
+class CaptureRequest(Request):
+    """How much to take of what was authorised; without an amount, all that is left."""
+
+    amount: AmountRequest | None = None
+
+
+class VoidRequest(Request):
+    """Nothing more is to be said: an authorisation is let go whole."""
+
+
+class RefundRequest(Request):
+    """How much to give back of what was captured; without an amount, all that is left."""
+
+    amount: AmountRequest | None = None
+    reason: Text = Field("", max_length=200)
 
 
 class NextActionDocument(Document):
@@ -363,6 +390,23 @@ class NextActionDocument(Document):
 
     type: Literal["redirect"]
     url: str
+
+
+class OperationDocument(Document):
+    """A capture, void or refund of a payment; its states are those of payments."""
+
+    operation_id: UUID
+    payment_id: UUID
+    kind: Literal["capture", "void", "refund"]
+    cause: Literal["requested", "order_ended"] = Field(
+        description="order_ended: the money came when its order had ended, and goes back"
+    )
+    state: Literal["INIT", "PENDING", "SUCCESS", "FAILED", "ERRORED", "UNKNOWN"]
+    amount: Money
+    decline_code: str | None = Field(description="why the provider declined")
+    detail: str
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class PaymentDocument(Document):
@@ -377,6 +421,11 @@ class PaymentDocument(Document):
     next_action: NextActionDocument | None = Field(
         description="while the payment is PENDING: where its customer has to approve it"
     )
+    capture: Literal["automatic", "manual"]
+    captured: Money = Field(description="taken, of the amount")
+    refunded: Money = Field(description="given back, of what was captured")
+    voided_at: Timestamp | None = Field(description="when its authorisation was let go")
+    operations: list[OperationDocument] = Field(description="captures, voids and refunds")
     created_at: Timestamp
     updated_at: Timestamp
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, NamedTuple
+from uuid import UUID
 
 from services.business.operations import Operation
 from services.business.order_states import move_orders
@@ -19,12 +20,13 @@ from services.business.provider import (
 )
 from services.business.reviews import difference, log_reviews, open_reviews
 from services.business.shop import Shop
-from services.data import idempotency, ledger, orders, payments
+from services.data import idempotency, ledger, orders, payment_operations, payments
 from services.data.batch import Locked
-from services.data.ledger import PROVIDER_CLEARING, SALES, Transfer
+from services.data.ledger import PROVIDER_CLEARING, SALES, UNAPPLIED_RECEIPTS, Transfer
 from services.data.outbox import Event, insert_events
+from services.data.payment_operations import NewOperation
 from services.data.payment_reviews import NewReview, Source
-from services.data.payments import Payment, State, Verdict
+from services.data.payments import Payment, State, Sums, Verdict
 from services.data.sources import Transaction
 from services.data.stock import sell_stock
 from services.telemetry import logger
@@ -33,6 +35,8 @@ log = logger(__name__)
 
 FINAL: Final[frozenset[State]] = frozenset(("SUCCESS", "FAILED", "ERRORED"))
 LOST: Final = FINAL - {"SUCCESS"}  # the order may be paid otherwise
+ENDED: Final = frozenset(("expired", "cancelled"))  # orders that take no money any more
+AT_ONCE: Final = timedelta(0)
 FIRST_CHECK: Final = timedelta(seconds=2)  # a provider that was slow has decided by then
 
 
@@ -50,15 +54,22 @@ async def settle_payments(shop: Shop, words: Sequence[Word], patient: bool) -> l
     A payment that is final stays as it is. Returns the payments as they stand then, in order.
     """
     async with shop.database.primary.transaction() as tx:
-        await orders.lock_orders(tx, [word.payment.order_key for word in words])
+        locked = await orders.lock_orders(tx, [word.payment.order_key for word in words])
         current = await payments.lock_payments(tx, [word.payment for word in words])
         verdicts = [(current[word.payment.payment_id], _verdict(word.outcome)) for word in words]
         moves = [(payment, verdict) for payment, verdict in verdicts if _moves(payment, verdict)]
         settled = await payments.update_payments(tx, moves, first_wait=FIRST_CHECK)
-        paid = [payment for payment in settled.values() if payment.state == "SUCCESS"]
+        won = [payment for payment in settled.values() if payment.state == "SUCCESS"]
+        late = [payment for payment in won if locked[payment.order_key].state in ENDED]
+        paid = [payment for payment in won if payment not in late]
         lost = [payment for payment in settled.values() if payment.state in LOST]
         await _sell(tx, paid, words, patient=patient)
-        await ledger.insert_transfers(tx, [_sale(payment) for payment in paid])
+        await ledger.insert_transfers(
+            tx,
+            [_receipt(one, SALES) for one in paid if one.capture_method == "automatic"]
+            + [_receipt(one, UNAPPLIED_RECEIPTS) for one in late if one.captured_minor > 0],
+        )
+        given_back = await _give_back(tx, late)
         await orders.move_holds(
             tx, [payment.order_key for payment in lost], was="paying", becomes="held"
         )
@@ -67,7 +78,7 @@ async def settle_payments(shop: Shop, words: Sequence[Word], patient: bool) -> l
     if settled or reviews:
         shop.changed()
     log_reviews(reviews)
-    now = current | settled
+    now = current | settled | given_back
     return [now[word.payment.payment_id] for word in words]
 
 
@@ -136,7 +147,7 @@ def _moves(current: Payment, verdict: Verdict) -> bool:
 async def _sell(
     tx: Transaction, paid: Sequence[Payment], words: Sequence[Word], *, patient: bool
 ) -> None:
-    """Mark the orders of these payments as paid, and sell the stock that was kept for them."""
+    """Mark the orders as paid or authorized, and sell the stock that was kept for them."""
     if not paid:
         return
     keys = [payment.order_key for payment in paid]
@@ -144,7 +155,28 @@ async def _sell(
     by_order = {word.payment.order_key: word for word in words}
     with Locked.among([by_order[key] for key in sold], words):
         await sell_stock(tx, list(sold.values()), patient=patient)
-    await move_orders(tx, keys, "paid", "payment_captured")
+    captured = [one.order_key for one in paid if one.capture_method == "automatic"]
+    authorised = [one.order_key for one in paid if one.capture_method == "manual"]
+    await move_orders(tx, captured, "paid", "payment_captured")
+    await move_orders(tx, authorised, "authorized", "payment_authorized")
+
+
+async def _give_back(tx: Transaction, late: Sequence[Payment]) -> dict[UUID, Payment]:
+    """Have the money of orders that had ended given back, or its authorisation let go.
+
+    Only noted here, in the same transaction: reconcile sends it until it is done.
+    """
+    new = [
+        NewOperation(one, "void", one.amount_minor, "order_ended")
+        if one.capture_method == "manual"
+        else NewOperation(one, "refund", one.captured_minor, "order_ended")
+        for one in late
+    ]
+    refunding = [
+        (one, Sums(refunding_minor=one.captured_minor)) for one in late if one.captured_minor > 0
+    ]
+    await payment_operations.insert_operations(tx, new, first_check=AT_ONCE)
+    return await payments.add_sums(tx, refunding)
 
 
 async def _tell(tx: Transaction, settled: Sequence[Payment]) -> None:
@@ -166,10 +198,10 @@ async def _tell(tx: Transaction, settled: Sequence[Payment]) -> None:
     )
 
 
-def _sale(payment: Payment) -> Transfer:
+def _receipt(payment: Payment, credit_account: str) -> Transfer:
     return Transfer(
         debit_account=PROVIDER_CLEARING,
-        credit_account=SALES,
+        credit_account=credit_account,
         amount_minor=payment.amount_minor,
         currency=payment.currency,
         cause="payment_captured",

@@ -10,7 +10,15 @@ from uuid import UUID
 from services.data.batch import Locked
 from services.data.sources import Transaction
 
-Operation = Literal["place_order", "pay_order", "create_flash_sale", "claim_flash_sale"]
+Operation = Literal[
+    "place_order",
+    "pay_order",
+    "create_flash_sale",
+    "claim_flash_sale",
+    "capture",
+    "void",
+    "refund",
+]
 
 
 # After that the same key is a new one; so long the IETF draft lets a server choose.

@@ -10,6 +10,8 @@ from services.data.sources import Transaction
 
 PROVIDER_CLEARING: Final = "provider_clearing"
 SALES: Final = "sales"
+REFUNDS: Final = "refunds"
+UNAPPLIED_RECEIPTS: Final = "unapplied_receipts"  # owed to whoever paid an order that had ended
 
 
 class Transfer(NamedTuple):

@@ -10,11 +10,15 @@ from uuid import UUID
 from services.data.orders import Order, OrderKey
 from services.data.sources import Reader, Transaction
 
+CaptureMethod = Literal["automatic", "manual"]
 State = Literal["INIT", "PENDING", "SUCCESS", "FAILED", "ERRORED", "UNKNOWN"]
 
 
 class Payment(NamedTuple):
-    """A payment of an order, its amount in minor units; payment_method is a provider's token."""
+    """A payment of an order, its amounts in minor units; payment_method is a provider's token.
+
+    capturing and refunding: in captures and refunds of it that are not settled yet.
+    """
 
     customer_id: UUID
     payment_id: UUID
@@ -30,10 +34,24 @@ class Payment(NamedTuple):
     check_count: int
     created_at: datetime
     updated_at: datetime
+    capture_method: CaptureMethod
+    capturing_minor: int
+    captured_minor: int
+    refunding_minor: int
+    refunded_minor: int
+    voided_at: datetime | None
 
     @property
     def order_key(self) -> OrderKey:
         return OrderKey(self.customer_id, self.order_id)
+
+
+class NewPayment(NamedTuple):
+    """A payment to be made of an order."""
+
+    order: Order
+    payment_method: str
+    capture_method: CaptureMethod = "automatic"
 
 
 class Verdict(NamedTuple):
@@ -56,21 +74,23 @@ class Due(NamedTuple):
 # The index decides which orders may have another payment; of two in one statement the first wins.
 INSERT_PAYMENTS = """
     insert into payments (customer_id, payment_id, order_id, state, amount_minor, currency,
-        payment_method, next_check_at)
+        payment_method, capture_method, next_check_at)
     select customer_id, uuidv7(), order_id, 'INIT', amount_minor, currency, payment_method,
-        now() + $6::interval
-    from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[])
-        as n (customer_id, order_id, amount_minor, currency, payment_method)
+        capture_method, now() + $7::interval
+    from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::text[])
+        as n (customer_id, order_id, amount_minor, currency, payment_method, capture_method)
     on conflict (customer_id, order_id)
         where state in ('INIT', 'PENDING', 'UNKNOWN', 'SUCCESS') and voided_at is null
         do nothing
     returning customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
-        charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at
+        charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at,
+        capture_method, capturing_minor, captured_minor, refunding_minor, refunded_minor, voided_at
 """
 
 SELECT_PAYMENTS = """
     select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
-        charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at
+        charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at,
+        capture_method, capturing_minor, captured_minor, refunding_minor, refunded_minor, voided_at
     from payments
     join unnest($1::uuid[], $2::uuid[]) as k (customer_id, payment_id)
         using (customer_id, payment_id)
@@ -78,7 +98,8 @@ SELECT_PAYMENTS = """
 
 SELECT_BY_ID = """
     select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
-        charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at
+        charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at,
+        capture_method, capturing_minor, captured_minor, refunding_minor, refunded_minor, voided_at
     from payments where payment_id = any($1)
 """
 
@@ -86,7 +107,8 @@ LOCK_PAYMENTS = """
     select p.* from unnest($1::uuid[], $2::uuid[]) as k (customer_id, payment_id)
     cross join lateral (
         select customer_id, payment_id, order_id, state, amount_minor, currency, payment_method,
-            charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at
+            charge_id, decline_code, detail, next_action_url, check_count, created_at, updated_at,
+        capture_method, capturing_minor, captured_minor, refunding_minor, refunded_minor, voided_at
         from payments
         where payments.customer_id = k.customer_id and payments.payment_id = k.payment_id
         for update
@@ -106,7 +128,8 @@ UPDATE_PAYMENTS = """
     where p.customer_id = n.customer_id and p.payment_id = n.payment_id
     returning p.customer_id, p.payment_id, p.order_id, p.state, p.amount_minor, p.currency,
         p.payment_method, p.charge_id, p.decline_code, p.detail, p.next_action_url, p.check_count,
-        p.created_at, p.updated_at
+        p.created_at, p.updated_at, p.capture_method, p.capturing_minor,
+        p.captured_minor, p.refunding_minor, p.refunded_minor, p.voided_at
 """
 
 # Pushing next_check_at is the lease: another reconcile leaves these alone until then.
@@ -121,14 +144,60 @@ CLAIM_DUE = """
     from due d where p.customer_id = d.customer_id and p.payment_id = d.payment_id
     returning p.customer_id, p.payment_id, p.order_id, p.state, p.amount_minor, p.currency,
         p.payment_method, p.charge_id, p.decline_code, p.detail, p.next_action_url, p.check_count,
-        p.created_at, p.updated_at, now() - p.created_at as age
+        p.created_at, p.updated_at, p.capture_method, p.capturing_minor,
+        p.captured_minor, p.refunding_minor, p.refunded_minor, p.voided_at,
+        now() - p.created_at as age
 """
 
 
+# Sums that are added to those of payments, once they are locked; constraints hold what they may be.
+ADD_SUMS = """
+    update payments p set capturing_minor = p.capturing_minor + n.capturing_minor,
+        captured_minor = p.captured_minor + n.captured_minor,
+        refunding_minor = p.refunding_minor + n.refunding_minor,
+        refunded_minor = p.refunded_minor + n.refunded_minor,
+        voided_at = case when n.voided then now() else p.voided_at end, updated_at = now()
+    from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+        $7::bool[]) as n (customer_id, payment_id, capturing_minor, captured_minor,
+        refunding_minor, refunded_minor, voided)
+    where p.customer_id = n.customer_id and p.payment_id = n.payment_id
+    returning p.customer_id, p.payment_id, p.order_id, p.state, p.amount_minor, p.currency,
+        p.payment_method, p.charge_id, p.decline_code, p.detail, p.next_action_url, p.check_count,
+        p.created_at, p.updated_at, p.capture_method, p.capturing_minor,
+        p.captured_minor, p.refunding_minor, p.refunded_minor, p.voided_at
+"""
+
+ESCALATE_PAYMENT = """
+    update payments set escalated_at = now()
+    where customer_id = $1 and payment_id = $2 and escalated_at is null
+        and state in ('INIT', 'PENDING', 'UNKNOWN')
+    returning payment_id
+"""
+
+
+class Sums(NamedTuple):
+    """What is added to the sums of a payment, in minor units."""
+
+    capturing_minor: int = 0
+    captured_minor: int = 0
+    refunding_minor: int = 0
+    refunded_minor: int = 0
+    voided: bool = False
+
+    def plus(self, other: Sums) -> Sums:
+        return Sums(
+            self.capturing_minor + other.capturing_minor,
+            self.captured_minor + other.captured_minor,
+            self.refunding_minor + other.refunding_minor,
+            self.refunded_minor + other.refunded_minor,
+            self.voided or other.voided,
+        )
+
+
 async def insert_payments(
-    tx: Transaction, new: Sequence[tuple[Order, str]], *, first_check: timedelta
+    tx: Transaction, new: Sequence[NewPayment], *, first_check: timedelta
 ) -> dict[OrderKey, Payment]:
-    """Payments in INIT of orders by payment methods, one for each order that may have one.
+    """Payments in INIT, one for each order that may have one.
 
     Those that have one which is neither failed nor errored get none; of two of an order in `new`
     the first counts.
@@ -136,8 +205,8 @@ async def insert_payments(
     if not new:
         return {}
     columns = [
-        (order.customer_id, order.order_id, order.total_minor, order.currency, payment_method)
-        for order, payment_method in new
+        (order.customer_id, order.order_id, order.total_minor, order.currency, *how)
+        for order, *how in new
     ]
     rows = await tx.fetch(INSERT_PAYMENTS, *map(list, zip(*columns, strict=True)), first_check)
     return {payment.order_key: payment for payment in (Payment(*row) for row in rows)}
@@ -191,3 +260,21 @@ async def claim_due_payments(
     """Unsettled payments whose check is due, leased to the caller until their next check."""
     rows = await tx.fetch(CLAIM_DUE, limit, first_wait, longest_wait)
     return [Due(Payment(*row[:-1]), row[-1]) for row in rows]
+
+
+async def add_sums(tx: Transaction, added: Sequence[tuple[Payment, Sums]]) -> dict[UUID, Payment]:
+    """Add to the sums of payments that are locked; returns those, by id, as they are now."""
+    if not added:
+        return {}
+    sums: dict[tuple[UUID, UUID], Sums] = {}
+    for payment, more in added:
+        key = (payment.customer_id, payment.payment_id)
+        sums[key] = sums.get(key, Sums()).plus(more)
+    columns = [(*key, *total) for key, total in sums.items()]
+    rows = await tx.fetch(ADD_SUMS, *map(list, zip(*columns, strict=True)))
+    return {row["payment_id"]: Payment(*row) for row in rows}
+
+
+async def escalate_payment(tx: Transaction, payment: Payment) -> bool:
+    """Note that somebody is told of it; whether this was the first time."""
+    return bool(await tx.fetch(ESCALATE_PAYMENT, payment.customer_id, payment.payment_id))

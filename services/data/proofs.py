@@ -14,6 +14,17 @@ from services.data.sources import Primary
 VIOLATIONS_SHOWN: Final = 20
 TRIED: Final = "every webhook that waits is tried again in time"
 PUBLISHED: Final = "nothing waits to be published for more than a minute"
+PAID: Final = (
+    "an order that is authorized, paid or refunded has one payment, and its sums are in that state"
+)
+LATE: Final = "money that came for an order that had ended is given back, or is about to be"
+CAPTURES: Final = "what is captured and being captured is the sum of automatic amount and captures"
+REFUNDED: Final = "what is refunded and being refunded is the sum of refunds, of what was captured"
+VOIDED: Final = "what is voided has one successful void and no captures"
+ASKED: Final = "reconcile asks about every unsettled capture, void and refund in time"
+BOOKED: Final = "every payment, capture and refund is booked once: amount, currency and accounts"
+OWED: Final = "in each currency the provider owes us what was captured and not refunded"
+UNAPPLIED: Final = "in each currency we owe what came for orders that had ended and did not go back"
 FEW: Final = " limit $1"  # a rule may be broken by every row of a large table
 
 # As services/business/order_states.py has them; a test compares.
@@ -210,17 +221,95 @@ RULES: Final = (
     ),
     Rule(
         "payments",
-        "a paid order has one successful payment of its total, and no other order has one",
+        PAID,
         "select count(*) from payments where state = 'SUCCESS'",
         """
         select o.order_id, o.state, o.total_minor, count(p.payment_id) as successes,
-            sum(p.amount_minor) as paid_minor
+            sum(p.amount_minor) as amount_minor, sum(p.captured_minor) as captured_minor,
+            sum(p.refunded_minor) as refunded_minor
         from orders o left join payments p on p.customer_id = o.customer_id
-            and p.order_id = o.order_id and p.state = 'SUCCESS'
+            and p.order_id = o.order_id and p.state = 'SUCCESS' and p.voided_at is null
         group by o.customer_id, o.order_id
-        having (o.state = 'paid') <> (count(p.payment_id) = 1)
-            or (count(p.payment_id) > 0 and sum(p.amount_minor) <> o.total_minor)
-            or bool_or(p.currency <> o.currency)
+        having (o.state in ('authorized', 'paid', 'refunded') and count(p.payment_id) <> 1)
+            or (o.state = 'placed' and count(p.payment_id) > 0)
+            or (o.state = 'authorized' and sum(p.captured_minor) > 0)
+            or (o.state in ('paid', 'refunded') and sum(p.captured_minor) = 0)
+            or (o.state = 'refunded' and sum(p.refunded_minor) <> sum(p.captured_minor))
+            or (o.state = 'paid' and sum(p.refunded_minor) = sum(p.captured_minor)
+                and sum(p.capturing_minor) = 0)
+            or bool_or(p.amount_minor <> o.total_minor or p.currency <> o.currency)
+        """,
+    ),
+    Rule(
+        "payments",
+        LATE,
+        """
+        select count(*) from payments p join orders o using (customer_id, order_id)
+        where p.state = 'SUCCESS' and o.state in ('expired', 'cancelled')
+        """,
+        """
+        select p.payment_id, o.state, p.captured_minor, p.voided_at
+        from payments p join orders o using (customer_id, order_id)
+        where p.state = 'SUCCESS' and o.state in ('expired', 'cancelled')
+            and p.voided_at is null and not exists (
+                select from payment_operations x
+                where x.customer_id = p.customer_id and x.payment_id = p.payment_id
+                    and x.cause = 'order_ended'
+                    and x.kind = case p.capture_method when 'manual' then 'void' else 'refund' end
+            )
+        """,
+    ),
+    Rule(
+        "payments",
+        CAPTURES,
+        "select count(*) from payments where state = 'SUCCESS'",
+        """
+        select p.payment_id, p.state, p.captured_minor, p.capturing_minor, x.done_minor,
+            x.unsettled_minor
+        from payments p left join (
+            select customer_id, payment_id,
+                sum(amount_minor) filter (where state = 'SUCCESS') as done_minor,
+                sum(amount_minor) filter (where state in ('INIT', 'PENDING', 'UNKNOWN'))
+                    as unsettled_minor
+            from payment_operations where kind = 'capture' group by customer_id, payment_id
+        ) x using (customer_id, payment_id)
+        where p.capturing_minor <> coalesce(x.unsettled_minor, 0)
+            or p.captured_minor <> coalesce(x.done_minor, 0) + case
+                when p.state = 'SUCCESS' and p.capture_method = 'automatic' then p.amount_minor
+                else 0 end
+        """,
+    ),
+    Rule(
+        "payments",
+        REFUNDED,
+        "select count(*) from payments where state = 'SUCCESS'",
+        """
+        select p.payment_id, p.state, p.refunded_minor, p.refunding_minor, x.done_minor,
+            x.unsettled_minor
+        from payments p left join (
+            select customer_id, payment_id,
+                sum(amount_minor) filter (where state = 'SUCCESS') as done_minor,
+                sum(amount_minor) filter (where state in ('INIT', 'PENDING', 'UNKNOWN'))
+                    as unsettled_minor
+            from payment_operations where kind = 'refund' group by customer_id, payment_id
+        ) x using (customer_id, payment_id)
+        where p.refunding_minor <> coalesce(x.unsettled_minor, 0)
+            or p.refunded_minor <> coalesce(x.done_minor, 0)
+            or greatest(p.captured_minor + p.capturing_minor, 0) > p.amount_minor
+            or p.refunded_minor + p.refunding_minor > p.captured_minor
+        """,
+    ),
+    Rule(
+        "payments",
+        VOIDED,
+        "select count(*) from payments where voided_at is not null",
+        """
+        select p.payment_id, p.voided_at, count(x.operation_id) as voids
+        from payments p left join payment_operations x on x.customer_id = p.customer_id
+            and x.payment_id = p.payment_id and x.kind = 'void' and x.state = 'SUCCESS'
+        group by p.customer_id, p.payment_id
+        having (p.voided_at is not null) <> (count(x.operation_id) = 1)
+            or (p.voided_at is not null and p.captured_minor > 0)
         """,
     ),
     Rule(
@@ -258,38 +347,92 @@ RULES: Final = (
         """,
     ),
     Rule(
-        "ledger",
-        "every successful payment is booked once: amount, currency and accounts are right",
-        "select count(*) from ledger_transfers where cause = 'payment_captured'",
+        "payments",
+        ASKED,
+        "select count(*) from payment_operations where state in ('INIT', 'PENDING', 'UNKNOWN')",
         """
-        select coalesce(p.payment_id, t.cause_id) as payment_id, p.amount_minor, p.currency,
-            t.bookings, t.amount_minor as booked_minor, t.currency as booked_currency, t.accounts
-        from (select * from payments where state = 'SUCCESS') p
-        full join (
-            select cause_id, count(*) as bookings, sum(amount_minor) as amount_minor,
+        select operation_id, kind, state, next_check_at from payment_operations
+        where state in ('INIT', 'PENDING', 'UNKNOWN')
+            and next_check_at < now() - interval '1 minute'
+        """,
+    ),
+    Rule(
+        "ledger",
+        BOOKED,
+        """
+        select count(*) from ledger_transfers
+        where cause in ('payment_captured', 'payment_refunded')
+        """,
+        """
+        with due as (
+            select p.payment_id as cause_id, 'payment_captured' as cause, p.amount_minor,
+                p.currency, 'provider_clearing from ' || case
+                    when o.state in ('expired', 'cancelled') then 'unapplied_receipts'
+                    else 'sales' end as accounts
+            from payments p join orders o using (customer_id, order_id)
+            where p.state = 'SUCCESS' and p.capture_method = 'automatic'
+            union all
+            select x.operation_id, case x.kind when 'capture' then 'payment_captured'
+                    else 'payment_refunded' end, x.amount_minor, x.currency,
+                case when x.kind = 'capture' then 'provider_clearing from sales'
+                    when o.state in ('expired', 'cancelled')
+                        then 'unapplied_receipts from provider_clearing'
+                    else 'refunds from provider_clearing' end
+            from payment_operations x join payments p using (customer_id, payment_id)
+            join orders o using (customer_id, order_id)
+            where x.state = 'SUCCESS' and x.kind in ('capture', 'refund')
+        )
+        select coalesce(d.cause_id, t.cause_id) as cause_id, cause, d.amount_minor, d.currency,
+            d.accounts, t.bookings, t.amount_minor as booked_minor,
+            t.currency as booked_currency, t.accounts as booked_accounts
+        from due d full join (
+            select cause_id, cause, count(*) as bookings, sum(amount_minor) as amount_minor,
                 min(currency) as currency,
                 min(debit_account || ' from ' || credit_account) as accounts
-            from ledger_transfers where cause = 'payment_captured' group by cause_id
-        ) t on t.cause_id = p.payment_id
-        where (p.amount_minor, p.currency, 1, 'provider_clearing from sales')
+            from ledger_transfers where cause in ('payment_captured', 'payment_refunded')
+            group by cause_id, cause
+        ) t using (cause_id, cause)
+        where (d.amount_minor, d.currency, 1, d.accounts)
             is distinct from (t.amount_minor, t.currency, t.bookings, t.accounts)
         """,
     ),
     Rule(
         "ledger",
-        "in each currency the provider owes us what successful payments brought",
+        OWED,
         "select count(*) from ledger_transfers",
         """
-        select currency, b.balance_minor, p.paid_minor from (
+        select currency, b.balance_minor, p.kept_minor from (
             select currency, sum(case when debit_account = 'provider_clearing'
                 then amount_minor else -amount_minor end) as balance_minor
             from ledger_transfers where 'provider_clearing' in (debit_account, credit_account)
             group by currency
         ) b full join (
-            select currency, sum(amount_minor) as paid_minor
+            select currency, sum(captured_minor - refunded_minor) as kept_minor
             from payments where state = 'SUCCESS' group by currency
         ) p using (currency)
-        where coalesce(b.balance_minor, 0) <> coalesce(p.paid_minor, 0)
+        where coalesce(b.balance_minor, 0) <> coalesce(p.kept_minor, 0)
+        """,
+    ),
+    Rule(
+        "ledger",
+        UNAPPLIED,
+        """
+        select count(*) from ledger_transfers
+        where 'unapplied_receipts' in (debit_account, credit_account)
+        """,
+        """
+        select currency, b.balance_minor, p.owed_minor from (
+            select currency, sum(case when credit_account = 'unapplied_receipts'
+                then amount_minor else -amount_minor end) as balance_minor
+            from ledger_transfers where 'unapplied_receipts' in (debit_account, credit_account)
+            group by currency
+        ) b full join (
+            select p.currency, sum(p.captured_minor - p.refunded_minor) as owed_minor
+            from payments p join orders o using (customer_id, order_id)
+            where p.state = 'SUCCESS' and o.state in ('expired', 'cancelled')
+            group by p.currency
+        ) p using (currency)
+        where coalesce(b.balance_minor, 0) <> coalesce(p.owed_minor, 0)
         """,
     ),
     Rule(
@@ -307,17 +450,23 @@ RULES: Final = (
             union all
             select from flash_sales s where k.operation = 'create_flash_sale'
                 and s.flash_sale_id = k.subject_id
+            union all
+            select from payment_operations x where k.operation = x.kind
+                and x.operation_id = k.subject_id
         )
         """,
     ),
     Rule(
         "idempotency",
-        "every order and payment of the last day was made by a key",
+        "every order, payment and operation on one of the last day was made by a key",
         "select (select count(*) from orders) + (select count(*) from payments)",
         """
         select s.subject_id from (
             select customer_id, order_id as subject_id, created_at from orders
             union all select customer_id, payment_id, created_at from payments
+            union all
+            select '00000000-0000-0000-0000-000000000001', operation_id, created_at
+            from payment_operations where cause = 'requested'
         ) s left join idempotency_keys k using (customer_id, subject_id)
         -- Keys are kept for 24 h. An hour less: they are deleted while this is read.
         where k.subject_id is null and s.created_at > now() - interval '23 hours'

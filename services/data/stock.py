@@ -72,6 +72,19 @@ HOLD = """
     from moved m join variants v using (variant_id) where m.was <> m.becomes
 """
 
+# sold -> available, as HOLD with negative quantities does for held.
+RETURN = """
+    with moved as (
+        update stock s set available = s.available + l.quantity, sold = s.sold - l.quantity
+        from unnest($1::uuid[], $2::bigint[]) as l (variant_id, quantity)
+        where s.variant_id = l.variant_id
+        returning s.variant_id, old.band as was, new.band as becomes
+    )
+    insert into outbox (kind, name, aggregate_id)
+    select distinct 'tag', 'product-' || v.product_id, v.product_id::text
+    from moved m join variants v using (variant_id) where m.was <> m.becomes
+"""
+
 # held -> sold: what is available does not change, so neither does any page.
 SELL = """
     update stock s set held = s.held - l.quantity, sold = s.sold + l.quantity
@@ -120,6 +133,12 @@ async def sell_stock(tx: Transaction, baskets: Sequence[Basket], *, patient: boo
     """Move units from held to sold, for good. Raises Locked."""
     await lock_stock(tx, baskets, patient=patient)
     await tx.execute(SELL, *_sums(baskets))
+
+
+async def return_stock(tx: Transaction, baskets: Sequence[Basket], *, patient: bool = True) -> None:
+    """Move units that were sold back to available. Raises Locked."""
+    await lock_stock(tx, baskets, patient=patient)
+    await tx.execute(RETURN, *_sums(baskets))
 
 
 async def lock_stock(

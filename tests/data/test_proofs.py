@@ -15,14 +15,37 @@ from services.business.cancellations import CANCEL_ORDERS
 from services.business.cart_versions import cart_version
 from services.business.carts import open_cart
 from services.business.expiry import run_once as expire
-from services.business.order_states import COMES_FROM
+from services.business.followup_claims import CLAIM_FOLLOWUPS, FollowUp
+from services.business.followups import follow_up, send, settle_followup
+from services.business.order_states import COMES_FROM, move_orders
 from services.business.orders import place_order
-from services.business.payments import claim, pay
+from services.business.payments import charge_order, claim, pay, settle
 from services.business.sale_claims import CLAIM_UNITS, NewClaim
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop, open_shop
-from services.data.proofs import ALLOWED_MOVES, RULES, VIOLATIONS_SHOWN, Rule, find_violations
-from services.data.stock import Quantity
+from services.data import orders, payment_operations, payments
+from services.data.customers import OPERATOR
+from services.data.idempotency import Key
+from services.data.payment_operations import Kind
+from services.data.payments import Payment
+from services.data.proofs import (
+    ALLOWED_MOVES,
+    ASKED,
+    BOOKED,
+    CAPTURES,
+    LATE,
+    OWED,
+    PAID,
+    REFUNDED,
+    RULES,
+    UNAPPLIED,
+    VIOLATIONS_SHOWN,
+    VOIDED,
+    Rule,
+    find_violations,
+)
+from services.data.stock import Quantity, release_stock
+from services.deadline import Deadline
 from tests.laboratory import OwnDatabase, own_database
 from tests.running_stack import RunningStack
 from tests.shopping import Books, open_books, place
@@ -44,8 +67,7 @@ KEEPS = "an unsettled payment keeps the stock of its order, until its time is ov
 HISTORY = "the history of an order begins where it was placed, has no gap and ends at its state"
 MOVES = "an order moves only as orders may"
 CARTS = "a cart is ordered if there is an order of it, with just its lines"
-BOOKED = "every successful payment is booked once: amount, currency and accounts are right"
-OWED = "in each currency the provider owes us what successful payments brought"
+MANUAL = "where capture_method = 'manual' and captured_minor > 0"
 CLAIMED = "what is claimed of a sale is claimed by orders"
 AT_ITS_TERMS = (
     "a claim is an order of its units alone, at the price of the sale and while it was open"
@@ -134,30 +156,31 @@ PLANTED = (
         " on conflict do nothing",
     ),
     Planted(
-        "a paid order has one successful payment of its total, and no other order has one",
+        PAID,
         "update orders set state = 'paid'",
         where=PLACED,
     ),
     Planted(
-        "a paid order has one successful payment of its total, and no other order has one",
+        PAID,
         "update payments set state = 'FAILED' where state = 'SUCCESS'",
         ("payments_captured_once_successful",),
     ),
     Planted(
-        "a paid order has one successful payment of its total, and no other order has one",
+        PAID,
         "update payments set amount_minor = amount_minor - 1 where state = 'SUCCESS'",
         ("payments_captured_range", "payments_automatic_is_captured"),
     ),
     Planted(
-        "a paid order has one successful payment of its total, and no other order has one",
+        PAID,
         "update payments set currency = 'EUR' where state = 'SUCCESS'",
     ),
     Planted(
-        "a paid order has one successful payment of its total, and no other order has one",
+        PAID,
         "insert into payments (customer_id, payment_id, order_id, state, amount_minor, currency,"
         " payment_method, charge_id, next_check_at, captured_minor)"
         " select customer_id, uuidv7(), order_id, state, amount_minor, currency, payment_method,"
-        " charge_id, next_check_at, captured_minor from payments where state = 'SUCCESS'",
+        " charge_id, next_check_at, captured_minor from payments where state = 'SUCCESS'"
+        " and capture_method = 'automatic'",
         ("payments_one_live_per_order",),
     ),
     Planted(CLAIMED, "update flash_sales set claimed = claimed - 1"),
@@ -206,6 +229,79 @@ PLANTED = (
         "reconcile asks about every unsettled payment in time",
         "update payments set next_check_at = now() - interval '2 minutes' where state = 'INIT'",
     ),
+    Planted(PAID, "update orders set state = 'authorized' where state = 'paid'"),
+    Planted(PAID, "update orders set state = 'refunded' where state = 'paid'"),
+    Planted(PAID, "update orders set state = 'paid' where state = 'refunded'"),
+    Planted(
+        LATE,
+        "delete from payment_operations where cause = 'order_ended' and state = 'INIT'",
+    ),
+    Planted(
+        CAPTURES,
+        "update payments set captured_minor = captured_minor + 1",
+        (
+            "payments_captured_range",
+            "payments_automatic_is_captured",
+            "payments_captured_once_successful",
+        ),
+        where=MANUAL,
+    ),
+    Planted(
+        CAPTURES,
+        "update payments set capturing_minor = capturing_minor + 1",
+        (
+            "payments_captured_range",
+            "payments_automatic_is_captured",
+            "payments_captured_once_successful",
+        ),
+        where=MANUAL,
+    ),
+    Planted(
+        CAPTURES,
+        "update payment_operations set amount_minor = amount_minor + 1 where kind = 'capture'",
+    ),
+    Planted(
+        CAPTURES,
+        "update payment_operations set state = 'FAILED' where kind = 'capture'",
+    ),
+    Planted(
+        REFUNDED,
+        "update payments set refunded_minor = refunded_minor + 1",
+        ("payments_refunded_range",),
+        where=MANUAL,
+    ),
+    Planted(
+        REFUNDED,
+        "update payments set refunding_minor = refunding_minor + 1",
+        ("payments_refunded_range",),
+        where=MANUAL,
+    ),
+    Planted(
+        REFUNDED,
+        "update payment_operations set state = 'ERRORED' where kind = 'refund'",
+    ),
+    Planted(VOIDED, "update payments set voided_at = null where voided_at is not null"),
+    Planted(VOIDED, "update payment_operations set state = 'FAILED' where kind = 'void'"),
+    Planted(
+        ASKED,
+        "update payment_operations set next_check_at = now() - interval '2 minutes'"
+        " where state = 'INIT'",
+    ),
+    Planted(
+        BOOKED,
+        "update ledger_transfers set debit_account = 'unapplied_receipts'"
+        " where debit_account = 'refunds'",
+    ),
+    Planted(
+        UNAPPLIED,
+        "update ledger_transfers set credit_account = 'sales'"
+        " where credit_account = 'unapplied_receipts'",
+    ),
+    Planted(
+        OWED,
+        "update ledger_transfers set amount_minor = amount_minor + 1 where cause ="
+        " 'payment_refunded'",
+    ),
     Planted(
         BOOKED,
         "delete from ledger_transfers",
@@ -245,7 +341,7 @@ PLANTED = (
         "update idempotency_keys set subject_id = uuidv7()",
     ),
     Planted(
-        "every order and payment of the last day was made by a key",
+        "every order, payment and operation on one of the last day was made by a key",
         "delete from idempotency_keys where operation = 'pay_order'",
     ),
     Planted(
@@ -295,6 +391,7 @@ async def trade(shop: Shop, books: Books) -> None:
     await shop.join(CANCEL_ORDERS, keys[4])
     await order_a_cart(shop, keys[0].customer_id, goods.variants[:2])
     await open_cart(shop, keys[0].customer_id, None, [Quantity(goods.variant, 1)])
+    await trade_later(shop, books, lines)
 
 
 async def order_a_cart(shop: Shop, customer_id: UUID, variants: list[UUID]) -> None:
@@ -308,6 +405,50 @@ def test_the_moves_that_are_proved_are_those_that_are_made() -> None:
     made = {(was, to) for to, states in COMES_FROM.items() for was in states}
     proved = re.findall(r"\('(\w+)', '(\w+)'\)", ALLOWED_MOVES)
     assert {*proved} == made | {("nothing", "placed")}
+
+
+async def trade_later(shop: Shop, books: Books, lines: dict[UUID, int]) -> None:
+    """Captures, a void, refunds, and money that came when its order had ended."""
+    keys = [await place(shop, lines) for _ in range(6)]
+    one, two, three, four = [
+        (await pay(shop, key, "tok_approve", "a", b"", capture="manual")).payment
+        for key in keys[:4]
+    ]
+    done: list[tuple[Payment, Kind, int | None]] = [
+        (one, "capture", 10),
+        (one, "refund", 4),
+        (two, "void", None),
+        (three, "capture", None),
+        (three, "refund", None),
+    ]
+    for number, (payment, kind, amount_minor) in enumerate(done):
+        asked = followup(payment, kind, amount_minor, f"key {number}")
+        assert (await follow_up(shop, asked)).operation.state == "SUCCESS"
+    await shop.join(CLAIM_FOLLOWUPS, followup(four, "capture", 5, "never sent"))
+    for key in keys[4:]:
+        late = (await claim(shop, key, "tok_approve", "a", b"")).payment
+        async with shop.database.primary.transaction() as tx:
+            moved = await orders.move_holds(tx, [key], was="paying", becomes="expired")
+            await release_stock(tx, list(moved.values()))
+            await move_orders(tx, [key], "expired", "not_paid_in_time")
+        charged = await shop.provider.charge(charge_order(late), Deadline.after(5.0))
+        assert (await settle(shop, late, charged)).state == "SUCCESS"
+    # One of them was given back by now.
+    back = await books.value(
+        "select operation_id from payment_operations where cause = 'order_ended' limit 1"
+    )
+    found = await payment_operations.select_operations(shop.database.primary, [back])
+    given = found[back]
+    rows = await payments.select_payments_by_id(shop.database.primary, [given.payment_id])
+    sent = await send(shop, given, rows[given.payment_id], Deadline.after(5.0))
+    settled = await settle_followup(shop, given, rows[given.payment_id], sent)
+    assert settled.state == "SUCCESS"
+
+
+def followup(payment: Payment, kind: Kind, amount_minor: int | None, key: str) -> FollowUp:
+    currency = None if amount_minor is None else payment.currency
+    used = Key(OPERATOR, kind, key, b"")
+    return FollowUp(payment.payment_id, kind, used, amount_minor, currency)
 
 
 @pytest_asyncio.fixture(scope="module")

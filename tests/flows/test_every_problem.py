@@ -28,6 +28,7 @@ from tests.access.upstream import Script, Upstream, always
 from tests.faults.proxy import Accept
 from tests.faults.waiting import until
 from tests.laboratory import OwnDatabase
+from tests.running_stack import RunningStack
 from tests.served_business import by_way_of, proxy_before, served_business
 from tests.shopping import Books, Customer
 from tests.webhooks import Sender
@@ -46,6 +47,7 @@ class Shop:
     books: Books
     laboratory: OwnDatabase
     monkeypatch: pytest.MonkeyPatch
+    operator_token: str
 
     def customer(self) -> Customer:
         return Customer(self.http)
@@ -196,6 +198,15 @@ async def order_not_cancellable(shop: Shop) -> Got:
     order_id = await customer.placed({await shop.variant(): 1})
     assert (await customer.pay(order_id)).status_code == 201
     return await customer.cancel(order_id)
+
+
+async def operation_not_allowed(shop: Shop) -> Got:
+    """A payment whose money was taken at once can not be captured again."""
+    customer = shop.customer()
+    payment = (await customer.pay(await customer.placed({await shop.variant(): 1}))).json()
+    sent = {"authorization": f"Bearer {shop.operator_token}", "idempotency-key": uuid4().hex}
+    path = f"/payments/{payment['payment_id']}/captures"
+    return await shop.http.post(path, json={}, headers=sent)
 
 
 async def order_not_payable(shop: Shop) -> Got:
@@ -372,6 +383,7 @@ PRODUCERS: Final[Mapping[str, Producer]] = {
     "cart-empty": cart_empty,
     "cart-full": cart_full,
     "order-not-cancellable": order_not_cancellable,
+    "operation-not-allowed": operation_not_allowed,
     "order-not-payable": order_not_payable,
     "flash-sale-not-open-yet": flash_sale_not_open_yet,
     "flash-sale-over": flash_sale_over,
@@ -398,14 +410,16 @@ def parts(got: Got) -> tuple[int, Mapping[str, str], dict[str, Any]]:
 
 
 @pytest.fixture
-def shop(
+def shop(  # noqa: PLR0917 - fixtures come by name
     http: httpx.AsyncClient,
     business: httpx.AsyncClient,
     books: Books,
     laboratory: OwnDatabase,
     monkeypatch: pytest.MonkeyPatch,
+    stack: RunningStack,
 ) -> Shop:
-    return Shop(http, business, books, laboratory, monkeypatch)
+    token = stack.secret("operator_token")
+    return Shop(http, business, books, laboratory, monkeypatch, token)
 
 
 @pytest.mark.parametrize("kind", catalogue(), ids=lambda kind: kind.name)

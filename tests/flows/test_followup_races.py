@@ -1,0 +1,137 @@
+"""Races of captures, voids and refunds over HTTP, as ACIDRain has them (SIGMOD 2017).
+
+Each sum is taken under the lock of its payment; without that lock, or with the sum read before it,
+several of these go through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from tests.running_stack import RunningStack
+from tests.shopping import Books, Customer, ProviderBooks
+
+AT_ONCE = 50
+TOTAL_MINOR = 2000
+PART_MINOR = 300  # six of them fit
+
+
+@pytest.fixture
+def operator(business: httpx.AsyncClient, stack: RunningStack) -> Operator:
+    """Speaks to business itself: access lets fewer of an operator through at once."""
+    return Operator(business, f"Bearer {stack.secret('operator_token')}")
+
+
+class Operator:
+    def __init__(self, http: httpx.AsyncClient, authorization: str) -> None:
+        self.http, self.authorization = http, authorization
+
+    async def do(
+        self, payment: dict[str, Any], what: str, amount_minor: int | None = None, key: str = ""
+    ) -> httpx.Response:
+        amount = {"amount": {"amount_minor": amount_minor, "currency": "USD"}}
+        headers = {"authorization": self.authorization, "idempotency-key": key or uuid4().hex}
+        return await self.http.post(
+            f"/payments/{payment['payment_id']}/{what}",
+            json={} if amount_minor is None else amount,
+            headers=headers,
+        )
+
+
+async def paid(books: Books, customer: Customer, capture: str) -> dict[str, Any]:
+    goods = await books.goods(available=10)
+    order_id = await customer.placed({goods.variant: 2})
+    body = {"payment_method": "tok_approve", "capture": capture}
+    answer = await customer.post(f"/orders/{order_id}/payments", body)
+    assert answer.json()["state"] == "SUCCESS", answer.text
+    payment: dict[str, Any] = answer.json()
+    return payment
+
+
+async def at_provider(provider: ProviderBooks, payment: dict[str, Any]) -> dict[str, Any]:
+    answer = await provider.http.get(f"/charges/{payment['payment_id']}")
+    charge: dict[str, Any] = answer.raise_for_status().json()
+    return charge
+
+
+async def in_books(books: Books, payment: dict[str, Any]) -> tuple[Any, ...]:
+    """State of the order, captured, refunded, and what is under way."""
+    (row,) = await books.rows(
+        "select o.state, p.captured_minor, p.refunded_minor, p.capturing_minor + p.refunding_minor"
+        " from payments p join orders o using (customer_id, order_id) where p.payment_id = $1",
+        UUID(payment["payment_id"]),
+    )
+    return tuple(row)
+
+
+def made(answers: list[httpx.Response]) -> int:
+    """How many were done; the others were refused for what is left."""
+    refused = [answer for answer in answers if answer.status_code != 201]
+    assert {answer.json()["type"] for answer in refused} <= {"/problems/operation-not-allowed"}
+    return len(answers) - len(refused)
+
+
+async def test_double_capture_takes_no_more_than_was_authorised(
+    books: Books, provider: ProviderBooks, customer: Customer, operator: Operator
+) -> None:
+    payment = await paid(books, customer, "manual")
+    answers = await asyncio.gather(
+        *(operator.do(payment, "captures", PART_MINOR) for _ in range(AT_ONCE))
+    )
+    assert made(answers) == TOTAL_MINOR // PART_MINOR
+    assert (await at_provider(provider, payment))["captured_minor"] == 1800
+    assert await in_books(books, payment) == ("paid", 1800, 0, 0)
+    assert await books.broken_rules() == []
+
+
+async def test_over_refund_gives_back_no_more_than_was_captured(
+    books: Books, provider: ProviderBooks, customer: Customer, operator: Operator
+) -> None:
+    payment = await paid(books, customer, "automatic")
+    answers = await asyncio.gather(
+        *(operator.do(payment, "refunds", PART_MINOR) for _ in range(AT_ONCE))
+    )
+    assert made(answers) == TOTAL_MINOR // PART_MINOR
+    assert (await at_provider(provider, payment))["refunded_minor"] == 1800
+    assert await in_books(books, payment) == ("paid", TOTAL_MINOR, 1800, 0)
+    whole = await asyncio.gather(*(operator.do(payment, "refunds") for _ in range(10)))
+    assert made(whole) == 1
+    assert await in_books(books, payment) == ("refunded", TOTAL_MINOR, TOTAL_MINOR, 0)
+    assert await books.broken_rules() == []
+
+
+async def test_capture_against_void_has_one_winner(
+    books: Books, provider: ProviderBooks, customer: Customer, operator: Operator
+) -> None:
+    payments = [await paid(books, customer, "manual") for _ in range(8)]
+    what = ("captures", "voids")
+    answers = await asyncio.gather(
+        *(operator.do(one, what[(n + m) % 2]) for n, one in enumerate(payments) for m in range(6))
+    )
+    for number, payment in enumerate(payments):
+        assert made(list(answers[number * 6 : number * 6 + 6])) == 1
+        charge = await at_provider(provider, payment)
+        assert (charge["captured_minor"] > 0) != charge["voided"]
+        state = "cancelled" if charge["voided"] else "paid"
+        assert await in_books(books, payment) == (state, charge["captured_minor"], 0, 0)
+    assert await books.broken_rules() == []
+
+
+async def test_one_key_in_a_race_is_one_capture(
+    books: Books, provider: ProviderBooks, customer: Customer, operator: Operator
+) -> None:
+    payment, key = await paid(books, customer, "manual"), uuid4().hex
+    answers = await asyncio.gather(
+        *(operator.do(payment, "captures", PART_MINOR, key) for _ in range(AT_ONCE))
+    )
+    done = {answer.json()["operation_id"] for answer in answers if answer.status_code == 201}
+    assert len(done) == 1
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    assert (await at_provider(provider, payment))["captured_minor"] == PART_MINOR
+    assert await in_books(books, payment) == ("paid", PART_MINOR, 0, 0)
+    assert await books.broken_rules() == []
