@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
+from tests.faults.waiting import until
 from tests.running_stack import RunningStack
 from tests.shopping import Books, Customer, ProviderBooks
 
@@ -43,10 +44,12 @@ class Operator:
         )
 
 
-async def paid(books: Books, customer: Customer, capture: str) -> dict[str, Any]:
+async def paid(
+    books: Books, customer: Customer, capture: str, method: str = "tok_approve"
+) -> dict[str, Any]:
     goods = await books.goods(available=10)
     order_id = await customer.placed({goods.variant: 2})
-    body = {"payment_method": "tok_approve", "capture": capture}
+    body = {"payment_method": method, "capture": capture}
     answer = await customer.post(f"/orders/{order_id}/payments", body)
     assert answer.json()["state"] == "SUCCESS", answer.text
     payment: dict[str, Any] = answer.json()
@@ -70,23 +73,33 @@ async def in_books(books: Books, payment: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def made(answers: list[httpx.Response]) -> int:
-    """How many were done; the others were refused for what is left."""
-    refused = [answer for answer in answers if answer.status_code != 201]
+    """How many were done or are under way; the others were refused for what is left."""
+    refused = [answer for answer in answers if answer.status_code not in (201, 202)]
     assert {answer.json()["type"] for answer in refused} <= {"/problems/operation-not-allowed"}
     return len(answers) - len(refused)
 
 
-async def test_double_capture_takes_no_more_than_was_authorised(
-    books: Books, provider: ProviderBooks, customer: Customer, operator: Operator
+@pytest.mark.parametrize("what", ["captures", "refunds"])
+async def test_double_captures_and_refunds_reserve_no_more_than_there_is(
+    what: str, books: Books, provider: ProviderBooks, customer: Customer, operator: Operator
 ) -> None:
-    payment = await paid(books, customer, "manual")
+    """The provider takes seconds, so all that is asked for is under way at the same time."""
+    capture = "manual" if what == "captures" else "automatic"
+    payment = await paid(books, customer, capture, "tok_operations_pending")
     answers = await asyncio.gather(
-        *(operator.do(payment, "captures", PART_MINOR) for _ in range(AT_ONCE))
+        *(operator.do(payment, what, PART_MINOR) for _ in range(AT_ONCE))
     )
     assert made(answers) == TOTAL_MINOR // PART_MINOR
-    assert (await at_provider(provider, payment))["captured_minor"] == 1800
-    assert await in_books(books, payment) == ("paid", 1800, 0, 0)
+    assert (await in_books(books, payment))[3] == 1800
     assert await books.broken_rules() == []
+    done = ("paid", 1800, 0, 0) if what == "captures" else ("paid", TOTAL_MINOR, 1800, 0)
+
+    async def is_settled() -> bool:
+        return await in_books(books, payment) == done
+
+    await until(is_settled, within_s=30, what="reconcile has settled them")
+    charge = await at_provider(provider, payment)
+    assert (charge["captured_minor"], charge["refunded_minor"]) == done[1:3]
 
 
 async def test_over_refund_gives_back_no_more_than_was_captured(
