@@ -39,8 +39,13 @@ POLL_S: Final = 0.1
 PLACES: Final = ("results", "data_dir")  # of no interest to who reads a result
 BROKEN: Final = (BrokenRunError, TimeoutError, OSError, ValueError, asyncpg.PostgresError)
 # One client is all customers here, and as many requests as it has connections reach business:
-# each of them may be in the batch of the others.
-SETTINGS: Final = {"TERCET_CUSTOMER_RATES": "", "TERCET_CHECKOUT_POOL_SIZE": "64"}
+# each of them may be in the batch of the others. The provider answers at once, so what it would
+# tell by a webhook as well is not told: that would be a second request for every payment.
+SETTINGS: Final = {
+    "TERCET_CUSTOMER_RATES": "",
+    "TERCET_CHECKOUT_POOL_SIZE": "64",
+    "TERCET_WEBHOOK_URL": "",
+}
 # QUICK=1: enough to see that all works, not enough to believe the ratios.
 QUICK: Final = {"rounds": 1, "seconds": 2.0, "warm_up_s": 0.5}
 
