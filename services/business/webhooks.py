@@ -12,14 +12,16 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, NamedTuple
+from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services.business.answers import document
+from services.business.followups import settle_followup
 from services.business.operations import Operation
 from services.business.payments import SETTLE_TIMEOUT_S, settle
-from services.business.provider import Notice, believed
+from services.business.provider import Amount, Notice, believed
 from services.business.requests import read_bytes
 from services.business.rounds import run_rounds
 from services.business.schemas import WebhookDocument
@@ -27,6 +29,7 @@ from services.business.settlements import asked_of, says_nothing_new
 from services.business.shop import Shop
 from services.business.webhook_signature import Malformed, Refused, key_of, verify
 from services.data import webhooks
+from services.data.payment_operations import PaymentOperation, select_operations
 from services.data.payments import Payment, select_payments_by_id
 from services.data.webhooks import BacklogFull, Done, Due, Webhook
 from services.deadline import Deadline, current_deadline
@@ -126,15 +129,10 @@ async def handle(shop: Shop, due: Sequence[Due]) -> None:
     not there yet goes on waiting.
     """
     read = [(one, shop.provider.read(one.webhook.payload)) for one in due]
-    payment_ids = {
-        notice.subject_id for _, notice in read if notice is not None and notice.subject == "charge"
-    }
-    payments = await select_payments_by_id(shop.database.primary, list(payment_ids))
+    known = await _subjects(shop, [notice for _, notice in read if notice is not None])
     done = await asyncio.gather(
         *(
-            _handle_one(
-                shop, one, notice, None if notice is None else payments.get(notice.subject_id)
-            )
+            _handle_one(shop, one, notice, None if notice is None else known.get(notice.subject_id))
             for one, notice in read
         )
     )
@@ -142,25 +140,59 @@ async def handle(shop: Shop, due: Sequence[Due]) -> None:
         await webhooks.end_webhooks(tx, [each for each in done if each is not None])
 
 
+class Subject(NamedTuple):
+    """What a notice speaks of: a payment, or an operation on one."""
+
+    payment: Payment
+    operation: PaymentOperation | None = None
+
+
+async def _subjects(shop: Shop, notices: Sequence[Notice]) -> dict[UUID, Subject]:
+    """Those that are known, by the ids that the notices have of them."""
+    primary = shop.database.primary
+    operations = await select_operations(
+        primary, [notice.subject_id for notice in notices if notice.subject != "charge"]
+    )
+    charged = [notice.subject_id for notice in notices if notice.subject == "charge"]
+    of_operations = [operation.payment_id for operation in operations.values()]
+    payments = await select_payments_by_id(primary, list({*charged, *of_operations}))
+    subjects = {
+        operation_id: Subject(payments[operation.payment_id], operation)
+        for operation_id, operation in operations.items()
+    }
+    return subjects | {one: Subject(payments[one]) for one in charged if one in payments}
+
+
 async def _handle_one(
-    shop: Shop, due: Due, notice: Notice | None, payment: Payment | None
+    shop: Shop, due: Due, notice: Notice | None, subject: Subject | None
 ) -> Done | None:
     """What became of one; None while it waits. Never raises: the others must not wait for it."""
-    if notice is None or payment is None:
+    if notice is None or subject is None:
         return _without_payment(due, notice)
     key = due.webhook.key
-    outcome = believed(notice.outcome, notice.seen, asked_of(payment))
-    if not says_nothing_new(payment, outcome):
-        try:
-            await settle(shop, payment, outcome, "webhook")
-        except Problem as error:
-            log.warning("webhook not handled yet", webhook_id=key.webhook_id, error=repr(error))
-            return None
-        except Exception:
-            shop.rounds_of("webhooks").errors_total += 1
-            log.exception("webhook can not be handled", webhook_id=key.webhook_id)
-            return None
+    try:
+        await _settle(shop, notice, subject)
+    except Problem as error:
+        log.warning("webhook not handled yet", webhook_id=key.webhook_id, error=repr(error))
+        return None
+    except Exception:
+        shop.rounds_of("webhooks").errors_total += 1
+        log.exception("webhook can not be handled", webhook_id=key.webhook_id)
+        return None
     return Done(key, "handled")
+
+
+async def _settle(shop: Shop, notice: Notice, subject: Subject) -> None:
+    """Book the word, by the settle() of what it is about, unless it says nothing new."""
+    payment, operation = subject
+    if operation is None:
+        outcome = believed(notice.outcome, notice.seen, asked_of(payment))
+        if not says_nothing_new(payment, outcome):
+            await settle(shop, payment, outcome, "webhook")
+        return
+    asked = Amount(operation.amount_minor, operation.currency)
+    outcome = believed(notice.outcome, notice.seen, asked)
+    await settle_followup(shop, operation, payment, outcome, "webhook")
 
 
 def _without_payment(due: Due, notice: Notice | None) -> Done | None:

@@ -16,6 +16,7 @@ import pytest
 from tests.faults.waiting import until
 from tests.running_stack import RunningStack
 from tests.shopping import Books, Customer, ProviderBooks
+from tests.webhooks import Sender
 
 AT_ONCE = 50
 TOTAL_MINOR = 2000
@@ -26,6 +27,11 @@ PART_MINOR = 300  # six of them fit
 def operator(business: httpx.AsyncClient, stack: RunningStack) -> Operator:
     """Speaks to business itself: access lets fewer of an operator through at once."""
     return Operator(business, f"Bearer {stack.secret('operator_token')}")
+
+
+@pytest.fixture
+def sender(http: httpx.AsyncClient, stack: RunningStack) -> Sender:
+    return Sender(http, stack.secret("webhook_secret"))
 
 
 class Operator:
@@ -147,4 +153,30 @@ async def test_one_key_in_a_race_is_one_capture(
     assert {answer.status_code for answer in answers} <= {201, 409}
     assert (await at_provider(provider, payment))["captured_minor"] == PART_MINOR
     assert await in_books(books, payment) == ("paid", PART_MINOR, 0, 0)
+    assert await books.broken_rules() == []
+
+
+async def test_duplicate_webhooks_of_a_capture_settle_it_once(
+    books: Books, provider: ProviderBooks, customer: Customer, operator: Operator, sender: Sender
+) -> None:
+    """What the provider tells by itself comes before reconcile asks, and fifty times."""
+    payment = await paid(books, customer, "manual", "tok_operations_pending")
+    answer = await operator.do(payment, "captures", PART_MINOR)
+    assert (answer.status_code, answer.json()["state"]) == (202, "PENDING")
+    path = f"/operations/{answer.json()['operation_id']}"
+    told = (await provider.http.get(path)).json() | {"status": "approved"}
+    event = {"type": "capture.approved", "timestamp": "2026-01-01T00:00:00Z", "data": told}
+    taken = await asyncio.gather(*(sender.send(event) for _ in range(AT_ONCE)))
+    assert {answer.status_code for answer in taken} == {202}
+    handled = """
+        select count(*) from webhook_events
+        where state = 'handled' and position($1 in convert_from(payload, 'utf8')) > 0
+    """
+
+    async def are_handled() -> bool:
+        return bool(await books.value(handled, told["operation_key"]) == AT_ONCE)
+
+    await until(are_handled, within_s=30, what="every webhook is handled")
+    assert await in_books(books, payment) == ("paid", PART_MINOR, 0, 0)
+    assert len(await books.transfers(answer.json()["operation_id"])) == 1
     assert await books.broken_rules() == []
