@@ -238,9 +238,19 @@ def prove(context: typer.Context) -> None:
     _pass_on(alone, "prove", context.args)
 
 
+@app.command(context_settings=PASS_ON)
+def reconcile(context: typer.Context) -> None:
+    """Compare the provider's own books with ours: `tercet reconcile --help`."""
+    from infra import reconcile as commands
+
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command()(commands.reconcile)
+    _pass_on(alone, "reconcile", context.args)
+
+
 def _pass_on(commands: typer.Typer, name: str, arguments: list[str]) -> None:
     try:
-        if name != "prove":
+        if name not in ("prove", "reconcile"):
             arguments = arguments or ["--help"]
             _reach_local_stack(arguments)
         commands(args=arguments, prog_name=f"tercet {name}")

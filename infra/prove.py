@@ -12,9 +12,14 @@ from rich.console import Console
 
 from infra.local.folder import DEFAULT_DATA_DIR, ClosedFolderError, NotRunningError
 from infra.unanswered import UNANSWERED, why_unanswered
+from services.business.provider_books import BooksUnanswered
+from services.business.provider_proofs import PROVIDER_RULES, ProviderFinding, prove_books
+from services.business.providers.sandbox_adapter import open_sandbox
+from services.data.payment_reviews import count_open_reviews
 from services.data.proofs import RULES, Finding, find_violations
+from services.data.sources import Primary
 from services.data.store import open_primary
-from services.settings import DatabaseSettings, SettingsError, load
+from services.settings import BusinessSettings, DatabaseSettings, SettingsError, load
 from services.telemetry import configure_logging
 
 STATEMENT_TIMEOUT_MS = 600_000  # a proof reads whole tables
@@ -30,11 +35,15 @@ def prove(
             "database if TERCET_PRIMARY_DSN is set, else the stack in .tercet does.",
         ),
     ] = None,
+    without_provider: Annotated[
+        bool,
+        typer.Option("--without-provider", help="Leave out what the provider's own books say."),
+    ] = False,
 ) -> None:
-    """Check every invariant: stock, orders, payments, ledger, idempotency keys, outbox.
+    """Check every invariant: stock, orders, payments, ledger, keys, outbox, the provider's books.
 
-    Exit code 0 when all hold, 1 when one is broken (its rows are named), 2 when the database
-    can not be asked.
+    Exit code 0 when all hold, 1 when one is broken (its rows are named), 2 when the database or
+    the provider can not be asked.
     """
     try:
         if data_dir is not None or not os.environ.get("TERCET_PRIMARY_DSN"):
@@ -42,10 +51,13 @@ def prove(
 
             os.environ.update(environment_of(data_dir or DEFAULT_DATA_DIR))
         settings = load(DatabaseSettings)
+        at_provider = None if without_provider else load(BusinessSettings)
         configure_logging("prove", settings.model_copy(update={"log_level": "ERROR"}))
-        broken = asyncio.run(_prove(settings))
+        broken = asyncio.run(_prove(settings, at_provider))
     except (SettingsError, NotRunningError, ClosedFolderError) as error:
         raise _unanswered(str(error)) from None
+    except BooksUnanswered as error:
+        raise _unanswered(f"{error} (--without-provider leaves it out)") from None
     except UNANSWERED as error:
         raise _unanswered(why_unanswered(error)) from None
     raise typer.Exit(1 if broken else 0)
@@ -56,20 +68,42 @@ def _unanswered(reason: str) -> typer.Exit:
     return typer.Exit(2)
 
 
-async def _prove(settings: DatabaseSettings) -> int:
+async def _prove(settings: DatabaseSettings, at_provider: BusinessSettings | None) -> int:
+    """How many are broken. Raises BooksUnanswered only where none is: that is the worse news."""
     console = Console(highlight=False)
     broken = 0
+    unanswered: BooksUnanswered | None = None
     settings = settings.model_copy(update={"statement_timeout_ms": STATEMENT_TIMEOUT_MS})
     async with open_primary(settings) as primary:
         async for finding in find_violations(primary):
             _print(console, finding)
             broken += bool(finding.broken)
+        reviews = await count_open_reviews(primary)
+        console.print(f"        {'webhooks':<12} reviews that are open ({reviews:,})")
+        if at_provider is not None:
+            try:
+                for proof in await _at_provider(primary, at_provider):
+                    _print(console, proof)
+                    broken += bool(proof.broken)
+            except BooksUnanswered as error:
+                unanswered = error
+    count = len(RULES) + (len(PROVIDER_RULES) if at_provider and not unanswered else 0)
     verdict = f"{broken} broken" if broken else "all hold"
-    console.print(f"{len(RULES)} invariants, {verdict}")
+    console.print(f"{count} invariants, {verdict}")
+    if unanswered is not None:
+        console.print("the provider's books are not proved", soft_wrap=True)
+        if not broken:
+            raise unanswered
     return broken
 
 
-def _print(console: Console, finding: Finding) -> None:
+async def _at_provider(primary: Primary, settings: BusinessSettings) -> list[ProviderFinding]:
+    timeout_s = settings.provider_timeout_ms / 1000
+    async with open_sandbox(settings) as (provider, _):
+        return await prove_books(provider, primary, timeout_s=timeout_s)
+
+
+def _print(console: Console, finding: Finding | ProviderFinding) -> None:
     area, sentence = finding.rule.area, finding.rule.sentence
     mark = "[red]BROKEN[/red]" if finding.broken else "[green]holds [/green]"
     console.print(f"{mark}  {area:<12} {sentence} ({finding.checked_count:,})", soft_wrap=True)

@@ -259,6 +259,11 @@ class BusinessSettings(DatabaseSettings, InternalSettings, CookieSettings, Webho
         description="longest wait for the payment provider's answer; the sandbox's p99.9 is 0.2 s,"
         " a real one's is seconds: `tercet timeouts` shows yours",
     )
+    return_orphan_charges: bool = Field(
+        True,
+        description="void or refund charges at the provider that stand for no payment of ours;"
+        " false where others charge by the same account, and before a restored backup is checked",
+    )
     hold_minutes: int = Field(15, ge=1, description="how long an order holds its stock unpaid")
     docs: bool = Field(
         False, description="serve /docs, the page of the API; /openapi.json is always served"

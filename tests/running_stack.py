@@ -22,8 +22,9 @@ from infra.local.processes import tied_to_this_process
 START_TIMEOUT_S: Final = 90.0  # a loaded machine, with nothing compiled to bytecode yet
 STOP_TIMEOUT_S: Final = 10.0
 # What a payment is before anybody has told us is what most tests look at; those of webhooks have
-# a provider of their own.
-QUIET: Final = {"TERCET_WEBHOOK_URL": ""}
+# a provider of their own. And charges of laboratories, which have databases of their own, are none
+# that the stack knows: it must not give them back.
+QUIET: Final = {"TERCET_WEBHOOK_URL": "", "TERCET_RETURN_ORPHAN_CHARGES": "false"}
 PASSWORD_OF: Final = {
     "postgres": "superuser_password",
     "tercet_owner": "owner_password",

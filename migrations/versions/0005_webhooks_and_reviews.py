@@ -66,6 +66,8 @@ create table orphan_charges (
     currency text not null,
     state text not null default 'found',
     detail text not null default '',
+    attempt_count integer not null default 0,
+    next_attempt_at timestamptz not null default now(),
     found_at timestamptz not null default now(),
     returned_at timestamptz,
     constraint orphan_charges_pkey primary key (charge_key),
@@ -75,15 +77,32 @@ create table orphan_charges (
 );
 
 comment on table orphan_charges is
-    'charges in the provider''s books that stand for no payment of ours: they are given back'
+    'charges in the provider''s books that stand for no payment of ours: they are given back';
+
+comment on column orphan_charges.charge_key is
+    'the provider''s key of it: a payment_id if it contradicts a payment that has failed';
+
+create index orphan_charges_found_idx on orphan_charges (next_attempt_at) where state = 'found';
+
+create table provider_walks (
+    provider text not null,
+    walked_until timestamptz not null,
+    next_walk_at timestamptz not null default now(),
+    constraint provider_walks_pkey primary key (provider)
+);
+
+comment on table provider_walks is
+    'up to when a provider''s list of charges was looked through for orphans';
+
+comment on column provider_walks.next_walk_at is 'until then the walk is left to who has it'
 """
 
 GRANTS = """
 grant select, insert, update, delete on webhook_events to tercet_app;
 
-grant select, insert, update on payment_reviews, orphan_charges to tercet_app;
+grant select, insert, update on payment_reviews, orphan_charges, provider_walks to tercet_app;
 
-grant select on webhook_events, payment_reviews, orphan_charges to tercet_read
+grant select on webhook_events, payment_reviews, orphan_charges, provider_walks to tercet_read
 """
 
 
@@ -93,4 +112,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    execute_each("drop table webhook_events, payment_reviews, orphan_charges")
+    execute_each("drop table webhook_events, payment_reviews, orphan_charges, provider_walks")

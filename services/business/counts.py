@@ -28,6 +28,8 @@ class Counts:
         self.degraded: dict[str, int] = {}  # parts that a product page was sent without
         self.handed_over_total = 0  # tasks that were to outlive their request
         self.escalated_total = 0  # payments and operations that the provider says nothing of
+        self.orphans_found_total = 0  # charges at the provider that stand for no payment
+        self.orphans_returned_total = 0
         self.outbox_lag: Lag | None = None  # as the relay measured it last; of no other process
 
     def answered(self, route: str, status: int, took_s: float) -> None:

@@ -244,6 +244,16 @@ WORKER: Final[Table] = (
         "Payments and what is done with them of which the provider gives no evidence: look",
         one(lambda shop: shop.counts.escalated_total),
     ),
+    counter(
+        "orphan_charges_found",
+        "Charges at the provider that stand for no payment of ours: look how they came about",
+        one(lambda shop: shop.counts.orphans_found_total),
+    ),
+    counter(
+        "orphan_charges_returned",
+        "Such charges that were voided or refunded",
+        one(lambda shop: shop.counts.orphans_returned_total),
+    ),
     gauge(
         "outbox_waiting_rows",
         "Rows that wait to be published, counted up to 10,000; of the outbox worker only",

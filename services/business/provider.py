@@ -6,7 +6,8 @@ A charge takes the money or only authorises it; captures, voids and refunds are 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from datetime import datetime
+from typing import Generic, Literal, Protocol, TypeVar
 from uuid import UUID
 
 from services.deadline import Deadline
@@ -35,10 +36,11 @@ class OperationOrder:
 
     A void is of the whole charge, and its amount is that of the charge. charge_id is the
     provider's own name of the charge, for providers that go by theirs and not by ours.
+    payment_id is the charge's key: text where that is none of ours, a charge that nobody asked for.
     """
 
     operation_id: UUID
-    payment_id: UUID
+    payment_id: UUID | str
     charge_id: str
     kind: Kind
     amount_minor: int
@@ -116,6 +118,51 @@ class Notice:
     seen: Amount
 
 
+Status = Literal["approved", "declined", "pending"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeLine:
+    """A charge as it stands in the provider's own ledger.
+
+    charge_key is our payment_id, if it is of a payment of ours. capture: to be taken at once.
+    """
+
+    charge_key: str
+    charge_id: str
+    status: Status
+    amount: Amount
+    capture: bool
+    captured_minor: int
+    refunded_minor: int
+    voided: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OperationLine:
+    """A capture, void or refund in the provider's own ledger; operation_key is our operation_id."""
+
+    operation_key: str
+    operation_id: str
+    charge_key: str
+    kind: Kind
+    status: Status
+    amount: Amount
+    created_at: datetime
+
+
+Line = TypeVar("Line", ChargeLine, OperationLine)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Generic[Line]):
+    """A page of the provider's ledger, oldest first; next_cursor: where it goes on, if it does."""
+
+    lines: list[Line]
+    next_cursor: str | None
+
+
 def believed(outcome: ChargeOutcome, seen: Amount, asked: Amount) -> ChargeOutcome:
     """The outcome, if it is of the amount that was asked for; of another it is no evidence."""
     if seen == asked:
@@ -152,4 +199,22 @@ class PaymentProvider(Protocol):
 
     async def find_operation(self, order: OperationOrder, deadline: Deadline) -> ChargeOutcome:
         """What became of an earlier operation. NotSent: the provider has never had it."""
+        ...
+
+    async def list_charges(
+        self, since: datetime, cursor: str | None, deadline: Deadline
+    ) -> Listed[ChargeLine] | Unknown:
+        """A page of all charges made since then, whoever made them."""
+        ...
+
+    async def list_operations(
+        self, since: datetime, cursor: str | None, deadline: Deadline
+    ) -> Listed[OperationLine] | Unknown:
+        """A page of all captures, voids and refunds made since then."""
+        ...
+
+    async def find_line(
+        self, charge_key: str, deadline: Deadline
+    ) -> ChargeLine | NotSent | Unknown:
+        """A charge as it stands now. NotSent: there is none of this key."""
         ...

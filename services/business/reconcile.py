@@ -9,6 +9,7 @@ import asyncio
 from datetime import timedelta
 from typing import Final
 
+from services.business import orphans
 from services.business.followups import operation_order, send, settle_followup
 from services.business.payments import charge_order, settle
 from services.business.provider import ChargeOutcome, NotSent, Unknown
@@ -109,7 +110,12 @@ async def check_operation(
 
 
 async def run(shop: Shop) -> None:
-    await run_rounds(shop.rounds_of("reconcile"), lambda: run_once(shop), full=ROWS)
+    """Both for ever: what is not final, and charges that nobody asked for."""
+    async with asyncio.TaskGroup() as rounds:
+        rounds.create_task(
+            run_rounds(shop.rounds_of("reconcile"), lambda: run_once(shop), full=ROWS)
+        )
+        rounds.create_task(orphans.run(shop))
 
 
 def _believed(payment: Payment, age: timedelta, outcome: ChargeOutcome) -> ChargeOutcome:

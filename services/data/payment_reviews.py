@@ -70,3 +70,9 @@ async def insert_reviews(tx: Transaction, new: Sequence[NewReview]) -> list[Revi
 async def select_open_reviews(reader: Reader, after: UUID, limit: int) -> list[Review]:
     """Reviews that nobody has resolved, oldest first, from the one after `after` on."""
     return [Review(*row) for row in await reader.fetch(SELECT_OPEN, after, limit)]
+
+
+async def count_open_reviews(reader: Reader) -> int:
+    """How many wait for somebody to look."""
+    sql = "select count(*) from payment_reviews where resolved_at is null"
+    return int(await reader.fetchval(sql))

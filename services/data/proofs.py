@@ -13,6 +13,7 @@ from services.data.sources import Primary
 
 VIOLATIONS_SHOWN: Final = 20
 TRIED: Final = "every webhook that waits is tried again in time"
+HANDLED: Final = "no webhook has waited for longer than three days"
 PUBLISHED: Final = "nothing waits to be published for more than a minute"
 PAID: Final = (
     "an order that is authorized, paid or refunded has one payment, and its sums are in that state"
@@ -479,6 +480,15 @@ RULES: Final = (
         """
         select provider, webhook_id, next_attempt_at from webhook_events
         where state = 'waiting' and next_attempt_at < now() - interval '1 minute'
+        """,
+    ),
+    Rule(
+        "webhooks",
+        HANDLED,
+        "select count(*) from webhook_events",
+        """
+        select provider, webhook_id, received_at, detail from webhook_events
+        where state = 'waiting' and received_at < now() - interval '3 days'
         """,
     ),
     Rule(

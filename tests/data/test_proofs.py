@@ -33,6 +33,7 @@ from services.data.proofs import (
     ASKED,
     BOOKED,
     CAPTURES,
+    HANDLED,
     LATE,
     OWED,
     PAID,
@@ -75,6 +76,11 @@ AT_ITS_TERMS = (
 SALE_FKEY = "flash_sales_variant_fkey"
 
 PLANTED = (
+    Planted(
+        HANDLED,
+        "insert into webhook_events (provider, webhook_id, payload, received_at, next_attempt_at)"
+        " values ('sandbox', 'msg_2', '{}', now() - interval '73 hours', now())",
+    ),
     Planted(
         "every webhook that waits is tried again in time",
         "insert into webhook_events (provider, webhook_id, payload, next_attempt_at)"

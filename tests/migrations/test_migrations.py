@@ -122,6 +122,7 @@ NEVER_DELETED = (
     "payment_operations",
     "payment_reviews",
     "orphan_charges",
+    "provider_walks",
 )
 DENIED_TO_APP = (
     "create table mine (n int)",

@@ -6,7 +6,9 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import quote
 from uuid import UUID
 
 import httpx
@@ -16,17 +18,27 @@ from services import upstream as limits
 from services.business.provider import (
     Amount,
     Approved,
+    ChargeLine,
     ChargeOrder,
     ChargeOutcome,
     Declined,
     Kind,
+    Listed,
     Notice,
     NotSent,
+    OperationLine,
     OperationOrder,
     PaymentProvider,
     Pending,
     Unknown,
     believed,
+)
+from services.business.providers.sandbox_books import (
+    LIST_LINES,
+    LIST_MAX_BYTES,
+    charge_in,
+    charges_in,
+    operations_in,
 )
 from services.deadline import DEADLINE_HEADER, Deadline
 from services.settings import BusinessSettings
@@ -76,6 +88,7 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 Answer = TypeVar("Answer", Charge, Operation)
+Shown = TypeVar("Shown")
 PATHS: Final[dict[Kind, str]] = {"capture": "captures", "void": "voids", "refund": "refunds"}
 
 
@@ -176,7 +189,10 @@ class SandboxAdapter:
         self, order: OperationOrder, amount: dict[str, int], deadline: Deadline
     ) -> ChargeOutcome:
         async def send(cut: Deadline) -> Operation:
-            path = f"/charges/{order.payment_id}/{PATHS[order.kind]}"
+            key = quote(
+                str(order.payment_id), safe=""
+            )  # of a charge that is none of ours: any text
+            path = f"/charges/{key}/{PATHS[order.kind]}"
             body = {"operation_key": str(order.operation_id), **amount}
             return _read(*await self._ask("POST", path, cut, json=body), Operation)
 
@@ -202,15 +218,65 @@ class SandboxAdapter:
             outcome = await self._upstream.call(send, deadline)
         return outcome
 
+    async def list_charges(
+        self, since: datetime, cursor: str | None, deadline: Deadline
+    ) -> Listed[ChargeLine] | Unknown:
+        """GET /charges?since=&cursor=."""
+
+        async def ask(cut: Deadline) -> Listed[ChargeLine]:
+            return charges_in(await self._list("/charges", since, cursor, cut))
+
+        return _asked_for(await self._upstream.call(ask, deadline))
+
+    async def list_operations(
+        self, since: datetime, cursor: str | None, deadline: Deadline
+    ) -> Listed[OperationLine] | Unknown:
+        """GET /operations?since=&cursor=."""
+
+        async def ask(cut: Deadline) -> Listed[OperationLine]:
+            return operations_in(await self._list("/operations", since, cursor, cut))
+
+        return _asked_for(await self._upstream.call(ask, deadline))
+
+    async def find_line(
+        self, charge_key: str, deadline: Deadline
+    ) -> ChargeLine | NotSent | Unknown:
+        """GET /charges/{charge_key}."""
+
+        async def ask(cut: Deadline) -> ChargeLine:
+            answer, body = await self._ask("GET", f"/charges/{quote(charge_key, safe='')}", cut)
+            _read(answer, body, Charge)
+            return charge_in(body, charge_key)
+
+        outcome = await self._upstream.call(ask, deadline)
+        if isinstance(outcome, limits.Failed) and isinstance(outcome.error, NeverArrived):
+            return NotSent("the provider has never had it")
+        return _asked_for(outcome)
+
+    async def _list(self, path: str, since: datetime, cursor: str | None, cut: Deadline) -> bytes:
+        query = {"since": since.isoformat(), "limit": str(LIST_LINES)}
+        if cursor is not None:
+            query["cursor"] = cursor
+        answer, body = await self._ask("GET", path, cut, most_bytes=LIST_MAX_BYTES, params=query)
+        if answer.status_code != 200:
+            raise FailedAtProvider(f"status {answer.status_code}")
+        return body
+
     async def _ask(
-        self, method: str, path: str, cut: Deadline, **content: Any
+        self,
+        method: str,
+        path: str,
+        cut: Deadline,
+        *,
+        most_bytes: int = ANSWER_MAX_BYTES,
+        **content: Any,
     ) -> tuple[httpx.Response, bytes]:
         """The answer and its body, which is read no further than an answer can be long."""
         body = bytearray()
         async with self._client.stream(method, path, **_within(cut), **content) as answer:
             async for part in answer.aiter_raw():  # as it came: a few bytes can unpack to gigabytes
                 body += part
-                if len(body) > ANSWER_MAX_BYTES:
+                if len(body) > most_bytes:
                     raise AnswerTooLarge
         return answer, bytes(body)
 
@@ -335,6 +401,14 @@ def _found(outcome: limits.Outcome[Answer], order: ChargeOrder | OperationOrder)
     if not isinstance(outcome, limits.Ok):
         return Unknown("the provider could not be asked")
     return _believe(outcome.value, order)
+
+
+def _asked_for(outcome: limits.Outcome[Shown]) -> Shown | Unknown:
+    """What was to be shown, if it was."""
+    if isinstance(outcome, limits.Ok):
+        return outcome.value
+    log.warning("provider not asked", error=repr(outcome.error))
+    return Unknown(f"the provider could not be asked: {outcome.error!r}")
 
 
 def _believe(answer: Charge | Operation, order: ChargeOrder | OperationOrder) -> ChargeOutcome:
