@@ -44,6 +44,8 @@ def move(shop: Shop) -> None:
         counts.answered("/products/{slug}", status, 0.003)
     counts.left_out("rating")
     counts.handed_over_total += 1
+    counts.orphans_found_total += 1
+    counts.orphans_returned_total += 1
     counts.escalated_total += 1
     shop.rounds_of("expiry").worked(2, 0.0)
     shop.rounds_of("expiry").errors_total += 1
