@@ -17,7 +17,9 @@ from tests.running_stack import RunningStack
 def environment_of(stack: RunningStack, **changes: str) -> dict[str, str]:
     """How a process reaches that stack, with nothing else of Tercet's from this one's."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TERCET_")}
-    return {**clean, **stack.environment, **changes}
+    # Laboratories charge at the stack's provider for databases of their own: none of its orphans.
+    no_orphans = {"TERCET_RETURN_ORPHAN_CHARGES": "false"}
+    return {**clean, **stack.environment, **no_orphans, **changes}
 
 
 @contextmanager
