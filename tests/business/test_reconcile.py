@@ -236,6 +236,8 @@ class Denying:
         self.read = provider.read
         self.capture, self.void, self.refund = provider.capture, provider.void, provider.refund
         self.find_operation = provider.find_operation
+        self.list_charges, self.list_operations = provider.list_charges, provider.list_operations
+        self.find_line = provider.find_line
         self.asked = 0
 
     async def find(self, order: ChargeOrder, deadline: Deadline) -> ChargeOutcome:
