@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.faults import figures
 from tests.running_stack import RunningStack, running_stack
+
+# Of tests that do not say how many they need. HYPOTHESIS_PROFILE=default has twice as many.
+settings.register_profile("short", max_examples=50)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:

@@ -22,7 +22,7 @@ from tests.access.one_case import AFTER
 from tests.access.one_loop import OneLoop, one_loop
 from tests.faults.figures import record
 
-STREAMS: Final = 1_000  # in `make test`
+STREAMS: Final = 500  # in `make test`
 MANY_STREAMS: Final = 100_000
 # Right, and refused all the same: spaces after a host or coding, a host that begins oddly or has
 # an underscore.
