@@ -50,7 +50,9 @@ create table payment_reviews (
     detail text not null default '',
     created_at timestamptz not null default now(),
     resolved_at timestamptz,
+    resolution text,
     constraint payment_reviews_pkey primary key (payment_review_id),
+    constraint payment_reviews_resolved check (resolved_at is null or resolution is not null),
     constraint payment_reviews_once unique (subject_id, seen_minor, seen_currency)
 );
 
@@ -58,6 +60,8 @@ comment on table payment_reviews is
     'a provider confirmed another amount or currency than was asked for: nothing was booked';
 
 comment on column payment_reviews.subject_id is 'the payment, or the operation on a payment';
+
+comment on column payment_reviews.resolution is 'what the operator found, and did about it';
 
 create table orphan_charges (
     charge_key text not null,

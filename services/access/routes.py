@@ -14,6 +14,7 @@ LOCAL: Final = frozenset(("/live", "/ready"))
 CLOSED: Final = frozenset(("internal", "metrics", "live", "ready"))
 PAYMENT_PATH: Final = re.compile(r"/orders/[^/]+/payments")
 CLAIM_PATH: Final = re.compile(r"/flash-sales/[^/]+/claims")
+CART_LINE_PATH: Final = re.compile(r"/carts/[^/]+/lines/[^/]+")
 FOLLOWUP_PATH: Final = re.compile(r"/payments/[^/]+/(captures|voids|refunds)")
 # Targets whose class is remembered; the hot ones are few, and random ones come and go.
 ROUTES_KEPT: Final = 4096
@@ -50,12 +51,16 @@ def route_of(method: bytes, path: str) -> Route | None:
         return Route.PAGE
     if first in BY_FIRST_PART:
         return BY_FIRST_PART[first]
-    return _route_of_post(plain.rstrip("/")) if method == b"POST" else Route.OTHER
+    plain = plain.rstrip("/")
+    if method == b"POST":
+        return _route_of_post(plain)
+    is_cart_line = method in (b"PUT", b"DELETE") and CART_LINE_PATH.fullmatch(plain)
+    return Route.CHECKOUT if is_cart_line else Route.OTHER
 
 
 def _route_of_post(plain: str) -> Route:
     """What is bought, paid for or set up for sale."""
-    if plain == "/orders" or CLAIM_PATH.fullmatch(plain):
+    if plain in ("/orders", "/carts") or CLAIM_PATH.fullmatch(plain):
         return Route.CHECKOUT
     if PAYMENT_PATH.fullmatch(plain):
         return Route.PAYMENT

@@ -283,6 +283,16 @@ PUBLIC: Final = (
         traffic="payment",
     ),
     Endpoint(
+        "PUT",
+        "/operator/payment-reviews/{payment_review_id}/resolution",
+        reviews.resolve_review,
+        {200: schemas.PaymentReviewDocument},
+        (*BODY_PROBLEMS, problems.InvalidRequest, problems.NotFound),
+        body=schemas.ReviewResolutionRequest,
+        guard="operator",
+        traffic="payment",
+    ),
+    Endpoint(
         "POST",
         "/flash-sales",
         flash_sales.create_flash_sale,

@@ -11,18 +11,20 @@ from starlette.responses import Response
 from services.business.answers import document
 from services.business.operators import check_operator
 from services.business.provider import Amount
-from services.business.requests import read_query
+from services.business.requests import read_id, read_json, read_query
 from services.business.schemas import (
     Money,
     PaymentReviewDocument,
     PaymentReviewListDocument,
     PaymentReviewQuery,
+    ReviewResolutionRequest,
 )
 from services.business.shop import Shop
 from services.data import payment_reviews
 from services.data.outbox import Event, insert_events
 from services.data.payment_reviews import FIRST, NewReview, Review, Source
 from services.data.sources import Transaction
+from services.problems import NotFound
 from services.telemetry import logger
 
 log = logger(__name__)
@@ -82,6 +84,22 @@ async def show_reviews(shop: Shop, request: Request) -> Response:
     )
 
 
+async def resolve_review(shop: Shop, request: Request) -> Response:
+    """PUT /operator/payment-reviews/{payment_review_id}/resolution: close a review, with a word.
+
+    Moves no money: a sum that is owed is captured or refunded on its own.
+    """
+    check_operator(shop, request)
+    review_id = read_id(request, "payment_review_id")
+    wanted, _ = await read_json(request, ReviewResolutionRequest)
+    async with shop.database.primary.transaction() as tx:
+        resolved = await payment_reviews.resolve_review(tx, review_id, wanted.resolution)
+    if resolved is None:
+        raise NotFound("There is no such review.")
+    log.info("payment review resolved", payment_review_id=str(review_id))
+    return document(_review_document(resolved))
+
+
 def _review_document(review: Review) -> PaymentReviewDocument:
     return PaymentReviewDocument.model_validate(
         {
@@ -94,5 +112,7 @@ def _review_document(review: Review) -> PaymentReviewDocument:
             "seen": Money(amount_minor=review.seen_minor, currency=review.seen_currency),
             "detail": review.detail,
             "created_at": review.created_at,
+            "resolved_at": review.resolved_at,
+            "resolution": review.resolution,
         }
     )

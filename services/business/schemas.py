@@ -466,6 +466,14 @@ class PaymentReviewDocument(Document):
     seen: Money
     detail: str
     created_at: Timestamp
+    resolved_at: Timestamp | None
+    resolution: str | None = Field(description="what the operator found, and did about it")
+
+
+class ReviewResolutionRequest(Request):
+    """What the operator found when he asked the provider."""
+
+    resolution: Text = Field(min_length=1, max_length=1000)
 
 
 class PaymentReviewListDocument(Document):

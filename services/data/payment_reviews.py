@@ -35,6 +35,8 @@ class Review(NamedTuple):
     seen_currency: str
     detail: str
     created_at: datetime
+    resolved_at: datetime | None = None
+    resolution: str | None = None
 
 
 # The same word, however often it comes, is one review.
@@ -58,6 +60,14 @@ SELECT_OPEN = """
     order by payment_review_id limit $2
 """
 
+# Again is no difference; another resolution replaces the words, not the time.
+RESOLVE = """
+    update payment_reviews set resolved_at = coalesce(resolved_at, now()), resolution = $2
+    where payment_review_id = $1
+    returning payment_review_id, subject_id, source, expected_minor, expected_currency, seen_minor,
+        seen_currency, detail, created_at, resolved_at, resolution
+"""
+
 
 async def insert_reviews(tx: Transaction, new: Sequence[NewReview]) -> list[Review]:
     """Note what was confirmed differently; returns what was not noted before."""
@@ -76,3 +86,11 @@ async def count_open_reviews(reader: Reader) -> int:
     """How many wait for somebody to look."""
     sql = "select count(*) from payment_reviews where resolved_at is null"
     return int(await reader.fetchval(sql))
+
+
+async def resolve_review(
+    tx: Transaction, payment_review_id: UUID, resolution: str
+) -> Review | None:
+    """Note what the operator found; None if there is no such review."""
+    rows = await tx.fetch(RESOLVE, payment_review_id, resolution)
+    return Review(*rows[0]) if rows else None

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
@@ -92,6 +93,9 @@ class Asker:
         await self.ask("GET", "/orders/{order_id}", f"/orders/{order_id}")
         payment = f"/payments/{paid.json()['payment_id']}"
         await self.ask("GET", "/payments/{payment_id}", payment)
+        await self._carts_and_cancellation(line)
+        await self._captures_voids_and_refunds(line, pay)
+        await self._flash_sale()
         for path in ("/products", "/products?q=wool+shirt&sort=price&limit=100", "/categories"):
             await self.ask("GET", path.partition("?")[0], path)
         for _ in range(2):  # from the database, then from memory
@@ -102,6 +106,9 @@ class Asker:
         await self.ask("GET", "/operator/upstreams")
         await self.ask("GET", "/operator/payment-reviews")
         await self._webhook(paid.json())
+        resolution = "/operator/payment-reviews/{payment_review_id}/resolution"
+        nobodys = resolution.format(payment_review_id=uuid4())
+        await self.ask("PUT", resolution, nobodys, body={"resolution": "a test"}, status=404)
         forced = "/operator/upstreams/provider"
         for state in ("open", None):
             await self.ask("PUT", "/operator/upstreams/{upstream}", forced, body={"forced": state})
@@ -109,6 +116,43 @@ class Asker:
         nobody = f"/internal/identities/{'0' * 64}"
         await self.ask("GET", "/internal/identities/{token_sha256}", nobody, status=404)
         await self._beside_the_table()
+
+    async def _carts_and_cancellation(self, line: dict[str, Any]) -> None:
+        made = await self.ask("POST", "/carts", body={"lines": [line]})
+        cart = f"/carts/{made.json()['cart_id']}"
+        await self.ask("GET", "/carts/{cart_id}", cart)
+        route, path = "/carts/{cart_id}/lines/{variant_id}", f"{cart}/lines/{line['variant_id']}"
+        await self.ask("PUT", route, path, body={"quantity": 2})
+        await self.ask("DELETE", route, path)
+        order_id = (await self.ask("POST", "/orders", body={"lines": [line]})).json()["order_id"]
+        route = "/orders/{order_id}/cancellation"
+        await self.ask("PUT", route, f"/orders/{order_id}/cancellation")
+
+    async def _captures_voids_and_refunds(self, line: dict[str, Any], pay: dict[str, str]) -> None:
+        for operations in (("captures", "refunds"), ("voids",)):
+            placed = await self.ask("POST", "/orders", body={"lines": [line]})
+            path = f"/orders/{placed.json()['order_id']}/payments"
+            manual = pay | {"capture": "manual"}
+            paid = await self.ask("POST", "/orders/{order_id}/payments", path, body=manual)
+            for name in operations:
+                path = f"/payments/{paid.json()['payment_id']}/{name}"
+                await self.ask("POST", f"/payments/{{payment_id}}/{name}", path, body={})
+
+    async def _flash_sale(self) -> None:
+        now = datetime.now(UTC)
+        terms = {
+            "variant_id": str(self.goods.variant),
+            "opens_at": (now - timedelta(minutes=1)).isoformat(),
+            "closes_at": (now + timedelta(hours=1)).isoformat(),
+            "quantity": 10,
+            "customer_limit": 2,
+            "unit_price": {"amount_minor": 700, "currency": "USD"},
+        }
+        made = await self.ask("POST", "/flash-sales", body=terms)
+        sale = f"/flash-sales/{made.json()['flash_sale_id']}"
+        await self.ask("GET", "/flash-sales/{flash_sale_id}", sale)
+        claims = "/flash-sales/{flash_sale_id}/claims"
+        await self.ask("POST", claims, f"{sale}/claims", body={"quantity": 1})
 
     async def _webhook(self, payment: dict[str, Any]) -> None:
         """Through a sender of its own, because it is signed."""

@@ -475,3 +475,42 @@ async def test_the_operator_is_shown_what_nobody_has_resolved(
     assert [row["subject_id"] for row in ours] == [str(p["payment_id"]) for p in payments]
     assert ours[0]["seen"] == {"amount_minor": 7, "currency": "USD"}
     assert ours[0]["expected"] == {"amount_minor": 2000, "currency": "USD"}
+
+
+async def test_the_operator_resolves_a_review_once_with_a_word(
+    shop: Shop, books: Books, http: httpx.AsyncClient, stack: RunningStack, sender: Sender
+) -> None:
+    payment = await claimed(shop, books)
+    await sender.send(charge_event(payment, "approved", amount_minor=7))
+    await becomes(books, payment, "UNKNOWN")
+    sql = "select payment_review_id from payment_reviews where subject_id = $1"
+    review_id = await books.value(sql, payment["payment_id"])
+    path = f"/operator/payment-reviews/{review_id}/resolution"
+    said = {"resolution": "The provider took it back."}
+    assert (await http.put(path, json=said)).status_code == 401
+    operator = {"authorization": f"Bearer {stack.secret('operator_token')}"}
+    assert (await http.put(path, json={}, headers=operator)).status_code == 422
+    nobodys = f"/operator/payment-reviews/{uuid4()}/resolution"
+    assert (await http.put(nobodys, json=said, headers=operator)).status_code == 404
+    first, again = [await http.put(path, json=said, headers=operator) for _ in range(2)]
+    assert (first.status_code, again.status_code) == (200, 200), first.text
+    assert first.json() == again.json()
+    assert first.json()["resolved_at"] is not None
+    assert first.json()["resolution"] == said["resolution"]
+    # The same word of the provider again opens nothing anew, and nothing is booked.
+    await sender.send(charge_event(payment, "approved", amount_minor=7))
+    await until(lambda: is_quiet(books, payment), within_s=PATIENT_S, what="it is handled")
+    cursor = UUID(int=UUID(str(review_id)).int - 1)
+    target = f"/operator/payment-reviews?limit=100&cursor={cursor}"
+    shown = (await http.get(target, headers=operator)).json()["items"]
+    assert str(review_id) not in [row["payment_review_id"] for row in shown]
+    assert await books.transfers(payment["payment_id"]) == []
+
+
+async def is_quiet(books: Books, payment: dict[str, Any]) -> bool:
+    """Whether every webhook that speaks of it is handled."""
+    sql = """
+        select count(*) from webhook_events
+        where state = 'waiting' and position($1 in convert_from(payload, 'utf8')) > 0
+    """
+    return bool(await books.value(sql, str(payment["payment_id"])) == 0)

@@ -156,6 +156,43 @@ async def test_one_key_in_a_race_is_one_capture(
     assert await books.broken_rules() == []
 
 
+async def test_a_refund_whose_answer_was_lost_is_settled_by_its_webhooks(
+    books: Books, provider: ProviderBooks, customer: Customer, operator: Operator, sender: Sender
+) -> None:
+    """Out of order and five times each, one of them of another amount: it is booked once."""
+    payment = await paid(books, customer, "automatic", "tok_operations_drop")
+    answer = await operator.do(payment, "refunds", PART_MINOR)
+    assert answer.status_code == 202, answer.text
+    operation_id = UUID(answer.json()["operation_id"])
+    # Reconcile would ask by and by: not within this test.
+    later = "update payment_operations set next_check_at = now() + interval '1 hour'"
+    await books.rows(f"{later} where operation_id = $1", operation_id)
+    told = (await provider.http.get(f"/operations/{operation_id}")).json()
+    assert told["status"] == "approved"
+    wrong = told | {"amount_minor": PART_MINOR + 1}
+    for data in (*[told] * 5, *[told | {"status": "pending"}] * 5, *[wrong] * 5):
+        event = {"type": f"refund.{data['status']}", "timestamp": "2026-01-01T00:00:00Z"}
+        assert (await sender.send(event | {"data": data})).status_code == 202
+    handled = """
+        select count(*) from webhook_events
+        where state = 'handled' and position($1 in convert_from(payload, 'utf8')) > 0
+    """
+
+    async def are_handled() -> bool:
+        return bool(await books.value(handled, str(operation_id)) >= 15)
+
+    await until(are_handled, within_s=30, what="every webhook is handled")
+    state = "select state from payment_operations where operation_id = $1"
+    assert await books.value(state, operation_id) == "SUCCESS"
+    assert [row["amount_minor"] for row in await books.transfers(operation_id)] == [PART_MINOR]
+    assert await in_books(books, payment) == ("paid", TOTAL_MINOR, PART_MINOR, 0)
+    reviews = "select seen_minor from payment_reviews where subject_id = $1"
+    assert [row["seen_minor"] for row in await books.rows(reviews, operation_id)] == [
+        PART_MINOR + 1
+    ]
+    assert await books.broken_rules() == []
+
+
 async def test_duplicate_webhooks_of_a_capture_settle_it_once(
     books: Books, provider: ProviderBooks, customer: Customer, operator: Operator, sender: Sender
 ) -> None:

@@ -74,6 +74,59 @@ def test_anothers_payment_is_as_unknown_as_none(
     assert got(stack, path).status_code == 401
 
 
+def test_anothers_cart_and_order_can_not_be_changed_or_ordered(
+    stack: RunningStack, goods: Goods, alice: Guest, bob: Guest
+) -> None:
+    """S6 for every route that takes an id of a customer's: another's is as unknown as none."""
+    nobodys = "01890000-0000-7000-8000-000000000000"
+    as_alice, as_bob = {"authorization": alice.authorization}, {"authorization": bob.authorization}
+    line = {"variant_id": goods.variant_id, "quantity": 1}
+    with client_of(stack) as client:
+        cart = client.post("/carts", headers=as_alice, json={"lines": [line]}).json()
+        asked: list[tuple[str, str, dict[str, object] | None]] = [
+            ("GET", "/carts/{cart}", None),
+            ("PUT", f"/carts/{{cart}}/lines/{goods.variant_id}", {"quantity": 7}),
+            ("DELETE", f"/carts/{{cart}}/lines/{goods.variant_id}", None),
+            ("PUT", "/orders/{order}/cancellation", None),
+            ("POST", "/orders", {"cart_id": "{cart}", "cart_version": cart["version"]}),
+        ]
+        for method, path, body in asked:
+            answers = []
+            for cart_id, order_id in ((cart["cart_id"], alice.order_id), (nobodys, nobodys)):
+                sent = (
+                    body if body is None or "cart_id" not in body else body | {"cart_id": cart_id}
+                )
+                target = path.format(cart=cart_id, order=order_id)
+                headers = as_bob | {"idempotency-key": new_key()}
+                answers.append(client.request(method, target, headers=headers, json=sent))
+            assert [answer.status_code for answer in answers] == [404, 404], (method, path)
+            assert same(*answers), (method, path)
+        assert client.get(f"/carts/{cart['cart_id']}", headers=as_alice).json() == cart
+    mine = got(stack, f"/orders/{alice.order_id}", **as_alice)
+    assert mine.json()["state"] == "placed"
+
+
+def test_what_is_the_operators_is_no_customers(
+    stack: RunningStack, goods: Goods, alice: Guest, bob: Guest
+) -> None:
+    """Nor that of whoever paid: captures, voids, refunds, sales and reviews."""
+    order_id = ordered(stack, goods, alice, new_key()).json()["order_id"]
+    payment = f"/payments/{paid(stack, alice, new_key(), order_id).json()['payment_id']}"
+    review = "/operator/payment-reviews"
+    resolution = f"{review}/{order_id}/resolution"
+    with client_of(stack) as client:
+        for method, path in (
+            *(("POST", f"{payment}/{name}") for name in ("captures", "voids", "refunds")),
+            *(("POST", "/flash-sales"), ("GET", review), ("PUT", resolution)),
+        ):
+            for guest in (alice, bob):
+                headers = {"authorization": guest.authorization, "idempotency-key": new_key()}
+                answer = client.request(method, path, headers=headers, json={})
+                assert answer.status_code == 401, (method, path, answer.text)
+    shown = got(stack, f"/orders/{order_id}", authorization=alice.authorization).json()
+    assert shown["state"] == "paid"
+
+
 def test_anothers_idempotency_key_reveals_nothing(
     stack: RunningStack, goods: Goods, alice: Guest, bob: Guest
 ) -> None:
