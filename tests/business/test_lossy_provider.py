@@ -203,6 +203,7 @@ async def test_an_adapter_that_takes_silence_for_a_no_charges_twice_and_is_caugh
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(600)  # ten thousand orders and payments in one process are minutes
 async def test_ten_thousand_payments_with_three_answers_in_ten_lost(
     stack: RunningStack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -302,6 +303,7 @@ async def test_a_provider_that_refuses_connections_is_left_alone_and_used_again(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(300)
 async def test_a_provider_that_refuses_connections_for_a_minute(
     stack: RunningStack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
