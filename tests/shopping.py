@@ -24,12 +24,14 @@ from services.business.shop import Shop
 from services.consistency import TOKEN_HEADER
 from services.data.customers import GUEST_TOKEN_LIFETIME, INSERT_GUESTS
 from services.data.orders import OrderKey
-from services.data.proofs import PUBLISHED, RULES, TRIED
+from services.data.proofs import ASKED, FOLLOWED, PUBLISHED, RULES, TRIED
 from services.settings import BusinessSettings, ProcessSettings, load
 from tests.faults.waiting import until
 from tests.running_stack import RunningStack
 
 S = TypeVar("S", bound=ProcessSettings)
+# What workers do in time; in a laboratory none runs.
+BY_WORKERS = (PUBLISHED, TRIED, FOLLOWED, ASKED)
 Rows = list[asyncpg.Record]
 
 PATIENT_MS: Final = 3000  # for a free connection, as conftest.py has it for the stack
@@ -82,8 +84,8 @@ class Goods:
 class Books:
     """The database as a test looks at it, as its owner, and changes what time would change.
 
-    relayed: whether workers publish what is in its outbox and handle webhooks; where none run, all
-    of it waits.
+    relayed: whether workers publish what is in its outbox, handle webhooks and ask the provider;
+    where none run, all of it waits.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Books:
     ) -> None:
         self.connection = connection
         self._standby = standby
-        self._rules = [rule for rule in RULES if relayed or rule.sentence not in (PUBLISHED, TRIED)]
+        self._rules = [rule for rule in RULES if relayed or rule.sentence not in BY_WORKERS]
 
     async def rows(self, sql: str, *args: object) -> Rows:
         return await self.connection.fetch(sql, *args)

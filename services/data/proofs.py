@@ -22,6 +22,7 @@ LATE: Final = "money that came for an order that had ended is given back, or is 
 CAPTURES: Final = "what is captured and being captured is the sum of automatic amount and captures"
 REFUNDED: Final = "what is refunded and being refunded is the sum of refunds, of what was captured"
 VOIDED: Final = "what is voided has one successful void and no captures"
+FOLLOWED: Final = "reconcile asks about every unsettled payment in time"
 ASKED: Final = "reconcile asks about every unsettled capture, void and refund in time"
 BOOKED: Final = "every payment, capture and refund is booked once: amount, currency and accounts"
 OWED: Final = "in each currency the provider owes us what was captured and not refunded"
@@ -339,7 +340,7 @@ RULES: Final = (
     ),
     Rule(
         "payments",
-        "reconcile asks about every unsettled payment in time",
+        FOLLOWED,
         "select count(*) from payments where state in ('INIT', 'PENDING', 'UNKNOWN')",
         """
         select payment_id, state, next_check_at from payments
