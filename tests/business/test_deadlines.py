@@ -142,7 +142,13 @@ async def test_at_the_deadline_all_ends_and_nothing_begins(
 async def test_at_a_hundred_deadlines_all_ends_in_a_tenth_of_a_second(
     client: httpx.AsyncClient, lab_books: Books, laboratory: OwnDatabase, lab_shop: Shop
 ) -> None:
-    late = await run(50, client, lab_books, laboratory, lab_shop)
+    # So many in a row are a database that is down, which a breaker would say instead.
+    breaker = lab_shop.database.primary.pool.upstream.breaker
+    breaker.force("closed")
+    try:
+        late = await run(50, client, lab_books, laboratory, lab_shop)
+    finally:
+        breaker.force(None)
     passed = late.began == 0 and late.answer <= LATE_MS and late.cancelled <= LATE_MS
     record(
         45,
