@@ -26,7 +26,7 @@ from services.business.sale_claims import CLAIM_UNITS, NewClaim
 from services.business.schemas import FlashSaleClaimRequest, FlashSaleRequest
 from services.business.shop import Shop
 from services.data import flash_sales, idempotency, orders
-from services.data.customers import OPERATOR_ID
+from services.data.customers import OPERATOR
 from services.data.flash_sales import NewSale
 from services.data.idempotency import Key, NewKey
 from services.problems import (
@@ -72,7 +72,7 @@ async def create_flash_sale(shop: Shop, request: Request) -> Response:
         wanted.unit_price.amount_minor,
         wanted.unit_price.currency,
     )
-    stored = Key(OPERATOR_ID, "create_flash_sale", key, fingerprint("", body))
+    stored = Key(OPERATOR, "create_flash_sale", key, fingerprint("", body))
     made = await shop.join(MAKE_SALES, Wanted(sale, stored))
     return _created(made.body, f"/flash-sales/{made.flash_sale_id}", replayed=made.replayed)
 

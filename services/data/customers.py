@@ -11,7 +11,6 @@ from uuid import UUID
 from services.data.sources import Reader, Transaction
 
 GUEST_TOKEN_LIFETIME: Final = timedelta(days=90)  # how long a guest can come back to an order
-OPERATOR_ID: Final = UUID(int=1)  # in whose name the operator's keys are kept (migration 0002)
 
 # Made by migration 0002: whom the keys of operators are scoped to.
 OPERATOR: Final = UUID("00000000-0000-0000-0000-000000000001")

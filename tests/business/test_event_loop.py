@@ -29,8 +29,8 @@ from tests.shopping import Books, Goods, business_settings
 from tests.webhooks import Sender, charge_event
 
 # Of CPU, in one turn of the loop. A page takes 1 ms; the largest body a client may send is read
-# in 3 ms, in 10 ms by a slow machine. A fifth of what the watchdog calls late.
-TURN_LIMIT_S: Final = 0.02
+# in 3 ms. A tenth of what the watchdog calls late.
+TURN_LIMIT_S: Final = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +243,16 @@ class Busiest:
 
 
 async def test_no_request_keeps_the_loop_computing(asker: Asker, served: ServedBusiness) -> None:
+    slow = await slow_turns(asker, served)
+    # CPU time too depends on who else uses the core; what computes for long does so each time.
+    if slow:
+        again = await slow_turns(asker, served)
+        slow = {request: again[request] for request in slow if request in again}
+    assert not slow, slow
+
+
+async def slow_turns(asker: Asker, served: ServedBusiness) -> dict[str, float]:
+    """Seconds of CPU in the longest turn of each request that had one above the limit."""
     busiest, took = Busiest(), dict[str, float]()
 
     def note(request: str) -> None:
@@ -255,5 +265,4 @@ async def test_no_request_keeps_the_loop_computing(asker: Asker, served: ServedB
     finally:
         busiest.stop()
         await asyncio.wrap_future(running)
-    slow = {request: turn_s for request, turn_s in took.items() if turn_s > TURN_LIMIT_S}
-    assert not slow, slow
+    return {request: turn_s for request, turn_s in took.items() if turn_s > TURN_LIMIT_S}
