@@ -50,8 +50,8 @@ def test_text_that_is_not_from_wrk_is_refused() -> None:
 
 def test_wrk_is_given_whole_seconds_and_the_header_that_closes() -> None:
     command = wrk.command("http://h/", connections=360, seconds=2.5, close=True)
-    assert command[:5] == ["wrk", "-t1", "-c360", "-d3s", "--latency"]
-    assert command[5:] == ["-H", "Connection: close", "http://h/"]
+    assert command[:6] == ["wrk", "-t1", "-c360", "-d3s", "--timeout=10s", "--latency"]
+    assert command[6:] == ["-H", "Connection: close", "http://h/"]
 
 
 def test_wrk_is_given_fields_and_a_file_of_targets(tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_wrk_is_given_fields_and_a_file_of_targets(tmp_path: Path) -> None:
         headers=[("a", "b")],
         targets_file=listed,
     )
-    assert command[5:7] == ["-H", "a: b"]
-    assert command[7:] == ["-s", str(wrk.IN_TURN), "http://h/", "--", str(listed)]
+    assert command[6:8] == ["-H", "a: b"]
+    assert command[8:] == ["-s", str(wrk.IN_TURN), "http://h/", "--", str(listed)]
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
