@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from loadtests.recorder import PERCENTILES, Recorder
 from loadtests.result import Row, write
+from loadtests.story import Story
 from loadtests.usage import Usage
 
 PROGRESS_EVERY_S: Final = 0.5
@@ -95,11 +96,12 @@ def conclude(
     settings: Mapping[str, Any],
     started_at: datetime,
     folder: Path,
+    story: Story | None = None,
 ) -> int:
     """The end of a benchmark: its table, its file, what broke; returns the exit code."""
     print()
     print_rows(rows)
-    path = write(name, rows, settings=settings, started_at=started_at, folder=folder)
+    path = write(name, rows, settings=settings, started_at=started_at, folder=folder, story=story)
     print(f"\nwritten to {path}")
     for failure in failures:
         print(f"broke: {failure}", file=sys.stderr)

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 import psutil
 
+from loadtests.story import Story
 from services.settings import cores
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
@@ -89,6 +90,7 @@ def write(
     settings: Mapping[str, Any],
     started_at: datetime,
     folder: Path = RESULTS,
+    story: Story | None = None,
 ) -> Path:
     """Write folder/NAME.json and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +101,7 @@ def write(
         "started_at": started_at.astimezone(UTC).isoformat(timespec="seconds"),
         "settings": dict(settings),
         "rows": [row.document() for row in rows],
+        **(story.document() if story else {}),
     }
     path = folder / f"{name}.json"
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
