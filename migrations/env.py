@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from alembic import context
-from sqlalchemy import pool
-from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.engine import Connection
 
+from migrations.operator_session import engine_of
 from services.settings import MigrateSettings, load
 
 
@@ -19,11 +18,7 @@ def _run(connection: Connection) -> None:
 
 
 async def _migrate() -> None:
-    settings = load(MigrateSettings)
-    url = make_url(settings.owner_dsn).set(
-        drivername="postgresql+asyncpg", password=settings.owner_password.get_secret_value()
-    )
-    engine = create_async_engine(url, poolclass=pool.NullPool)
+    engine = engine_of(load(MigrateSettings))
     try:
         async with engine.connect() as connection:
             await connection.run_sync(_run)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+
+from migrations.operator_session import register
 
 
 def _config() -> Config:
@@ -16,8 +19,10 @@ def _config() -> Config:
 
 
 def upgrade(revision: str = "head") -> None:
-    """Bring the database that the settings name up to `revision`."""
+    """Bring the database that the settings name up to `revision`; the newest knows the operator."""
     command.upgrade(_config(), revision)
+    if revision == "head":
+        asyncio.run(register())
 
 
 def downgrade(revision: str) -> None:

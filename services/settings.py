@@ -202,6 +202,9 @@ class MigrateSettings(ProcessSettings):
         description="the primary as the owner: postgresql://tercet_owner@host:5432/tercet"
     )
     owner_password: Secret = Field(description="password of tercet_owner, which migrates")
+    operator_token: Secret | None = Field(
+        None, description="bearer token of the operator that is there from the beginning"
+    )
 
 
 class InternalSettings(ProcessSettings):
@@ -249,7 +252,9 @@ class BusinessSettings(DatabaseSettings, InternalSettings, CookieSettings, Webho
     webhook_secret_previous: Secret | None = Field(
         None, description="the key before this one, believed while it is being rotated"
     )
-    operator_token: Secret = Field(description="bearer token of operator routes")
+    operator_token: Secret = Field(
+        description="bearer token of the operator that is there from the beginning"
+    )
     request_timeout_ms: int = Field(
         5000, ge=10, description="deadline of a request that names none, and the longest allowed"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
@@ -51,14 +51,19 @@ class OwnDatabase:
         }
         return business_settings(self.stack, **{**ours, **changes})
 
-    async def upgrade(self, revision: str = "head") -> None:
-        await self._migrate("upgrade", revision)
+    async def upgrade(self, revision: str = "head", *, operator_token: str = "") -> None:
+        """operator_token: in place of the stack's."""
+        given = {"TERCET_OPERATOR_TOKEN": operator_token} if operator_token else {}
+        await self._migrate("upgrade", revision, given)
 
     async def downgrade(self, revision: str) -> None:
         await self._migrate("downgrade", revision)
 
-    async def _migrate(self, way: str, revision: str) -> None:
+    async def _migrate(
+        self, way: str, revision: str, given: Mapping[str, str] | None = None
+    ) -> None:
         environment = {
+            **(given or {}),
             **self.stack.environment,
             "TERCET_OWNER_DSN": self.superuser_dsn(),
             "TERCET_OWNER_PASSWORD": self.stack.secret("superuser_password"),

@@ -42,7 +42,7 @@ READERS: Final[Mapping[str, Reader]] = {
             "valkey_password",
         ),
     ),
-    "owner": Reader(10003, ("owner_password",)),
+    "owner": Reader(10003, ("owner_password", "operator_token")),
     "provider": Reader(10004, ("provider_secret", "webhook_secret")),
     "valkey": Reader(10005, ("valkey_password",)),
     "postgres": Reader(

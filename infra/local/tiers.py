@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +90,9 @@ class Tier(Part):
         return f"metrics at {self.internal_address}" if self.internal_port else ""
 
 
-async def _ask_owner(variables: Mapping[str, str], secrets: Path, table: str, query: str) -> Any:
+async def _ask_owner(
+    variables: Mapping[str, str], secrets: Path, table: str, query: str, *args: object
+) -> Any:
     """The first value of a query as tercet_owner; None where its table is not there."""
     password = variables.get("TERCET_OWNER_PASSWORD") or read_secret(secrets, "owner_password")
     try:
@@ -101,7 +104,7 @@ async def _ask_owner(variables: Mapping[str, str], secrets: Path, table: str, qu
     try:
         if await connection.fetchval("select to_regclass($1)", table, timeout=2.0) is None:
             return None
-        return await connection.fetchval(query, timeout=2.0)
+        return await connection.fetchval(query, *args, timeout=2.0)
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise NotReadyError(str(error)) from None
     finally:
@@ -129,7 +132,18 @@ class Migrate(Tier):
     async def reason_to_skip(self) -> str | None:
         query = "select version_num from alembic_version"
         current = await _ask_owner(self.variables(), self.folder.secrets, "alembic_version", query)
-        return f"at {current}" if current and current == newest_revision() else None
+        if not current or current != newest_revision() or not await self._knows_operator():
+            return None
+        return f"at {current}"
+
+    async def _knows_operator(self) -> bool:
+        """Whether the operator's token of now is registered: it may have been made anew."""
+        given = self.variables().get("TERCET_OPERATOR_TOKEN")
+        token = given or read_secret(self.folder.secrets, "operator_token")
+        query = "select exists (select from sessions where token_sha256 = $1 and ended_at is null)"
+        digest = hashlib.sha256(token.encode()).digest()
+        known = await _ask_owner(self.variables(), self.folder.secrets, "sessions", query, digest)
+        return bool(known)
 
 
 @dataclass

@@ -30,6 +30,7 @@ HOP_BY_HOP: Final = frozenset(
 INTERNAL: Final = frozenset(
     (
         *(b"x-internal-secret", b"x-request-id", b"x-deadline-ms", b"x-customer-id"),
+        *(b"x-customer-role", b"x-customer-guests", b"x-session-id", b"x-guest-token-sha256"),
         *(b"traceparent", b"tracestate"),
     )
 )

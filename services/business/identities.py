@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,5 +28,5 @@ async def show_identity(shop: Shop, request: Request) -> Response:
     identity = await select_identity(shop.database.primary, token_sha256)
     if identity is None:
         raise NotFound
-    body = b'{"customer_id":"%s"}' % str(identity.customer_id).encode()
+    body = orjson.dumps(identity._asdict(), default=str)  # the ids are of asyncpg's own class
     return json_bytes(body, 200, {"cache-control": "no-store"})

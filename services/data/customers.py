@@ -17,8 +17,16 @@ OPERATOR: Final = UUID("00000000-0000-0000-0000-000000000001")
 
 
 class Identity(NamedTuple):
+    """Who a token stands for. role: of customers.kind. session_id: None of a guest's token.
+
+    guests: who it was before, newest first. expires_in_s: at most LOOKED_UP_FOR.
+    """
+
     customer_id: UUID
-    kind: str
+    role: str
+    session_id: UUID | None
+    guests: list[UUID]
+    expires_in_s: int
 
 
 INSERT_GUESTS = """
@@ -34,9 +42,20 @@ INSERT_GUESTS = """
 """
 
 SELECT_IDENTITY = """
-    select t.token_sha256, c.customer_id, c.kind
-    from customer_tokens t join customers c using (customer_id)
-    where t.token_sha256 = any($1::bytea[]) and t.expires_at > now()
+    select t.token_sha256, c.customer_id, c.kind, t.session_id,
+        array(
+            select l.guest_id from guest_links l where l.customer_id = c.customer_id
+            order by l.linked_at desc limit 50
+        ) as guests,
+        floor(extract(epoch from least(t.expires_at - now(), interval '1 day')))::int
+    from (
+        select token_sha256, customer_id, null::uuid as session_id, expires_at
+        from customer_tokens where token_sha256 = any($1::bytea[])
+        union all
+        select token_sha256, customer_id, session_id, expires_at
+        from sessions where token_sha256 = any($1::bytea[]) and ended_at is null
+    ) t join customers c using (customer_id)
+    where t.expires_at > now()
 """
 
 

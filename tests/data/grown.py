@@ -63,6 +63,18 @@ insert into customer_tokens (token_sha256, customer_id, expires_at)
     select sha256(n::text::bytea), md5('customer' || n)::uuid, now() + interval '1 day'
     from generate_series(1, $orders) n;
 
+insert into accounts (customer_id, email, email_key, password_hash)
+    select md5('customer' || n)::uuid, n || '@example.com', n || '@example.com', ''
+    from generate_series(1, $orders) n;
+
+insert into guest_links (guest_id, customer_id)
+    select md5('customer' || n)::uuid, md5('customer' || 1 + n % $orders)::uuid
+    from generate_series(1, $orders) n;
+
+insert into sessions (token_sha256, customer_id, expires_at)
+    select sha256(('session' || n)::bytea), md5('customer' || n)::uuid, now() + interval '1 day'
+    from generate_series(1, $orders) n;
+
 insert into carts (customer_id, cart_id)
     select md5('customer' || n)::uuid, md5('cart' || n)::uuid from generate_series(1, $orders) n;
 
@@ -121,6 +133,9 @@ BIG = (
     "related_products",
     "customers",
     "customer_tokens",
+    "accounts",
+    "guest_links",
+    "sessions",
     "carts",
     "cart_lines",
     "orders",

@@ -63,7 +63,12 @@ EXPECTED = {
     },
     "carts.LOCK_FREE_CARTS": {"carts_pkey"},
     "own_orders.SELECT_OWN_PAYMENT": {"payments_id_key"},
-    "customers.SELECT_IDENTITY": {"customer_tokens_pkey", "customers_pkey"},
+    "customers.SELECT_IDENTITY": {
+        "customer_tokens_pkey",
+        "sessions_token_key",
+        "customers_pkey",
+        "guest_links_customer_idx",
+    },
     "orders.LOCK_FREE_ORDERS": {"orders_pkey"},
     "orders.MOVE_HOLDS": {"stock_holds_pkey"},
     "payments.SELECT_PAYMENTS": {"payments_id_key"},
