@@ -34,6 +34,10 @@ OF_UP: Final = (
     ("TERCET_SECRETS_DIR", "folder of the secret files; `tercet secrets FOLDER` makes them"),
     ("TERCET_PG_BIN", "up: folder of initdb, postgres, pg_basebackup, psql; default: the wheel's"),
     ("TERCET_VALKEY_SERVER", "up: the valkey-server program; default: the wheel's"),
+    (
+        "TERCET_EVENTS_MEMORY",
+        "up: memory of the log of events; default: 256mb",
+    ),
     ("TERCET_ROOT_MODE", "up as root: `nobody` runs PostgreSQL as that user, without a namespace"),
     ("TERCET_READY_FILE", "touched by a worker when it is ready, for whoever supervises it"),
 )

@@ -121,7 +121,16 @@ class ValkeySettings(ProcessSettings):
     valkey_password: SecretStr | None = Field(None, description="Valkey's requirepass, if set")
 
 
-class DatabaseSettings(ValkeySettings):
+class EventsSettings(ProcessSettings):
+    """What a process needs that writes to the log of events, or counts them."""
+
+    events_url: str = Field(
+        "", description="the log of events, a Valkey without eviction; none: events are refused"
+    )
+    events_password: SecretStr | None = Field(None, description="its requirepass, if set")
+
+
+class DatabaseSettings(ValkeySettings, EventsSettings):
     """What a process needs that reads and writes data."""
 
     primary_dsn: PostgresUrl = Field(
@@ -286,7 +295,7 @@ class WorkerSettings(BusinessSettings):
     )
 
 
-class AccessSettings(InternalSettings, ValkeySettings, CookieSettings):
+class AccessSettings(InternalSettings, ValkeySettings, EventsSettings, CookieSettings):
     """What `tercet access` needs."""
 
     access_host: str = Field("127.0.0.1", description="address access listens on")
@@ -359,6 +368,9 @@ class AccessSettings(InternalSettings, ValkeySettings, CookieSettings):
     address_rates: RateList = Field(
         "login=5/50,checkout=50/200,payment=50/200,webhook=1000/5000,beacon=100/500,other=200/1000",
         description="the same by the client's address, which may be that of many people",
+    )
+    events_buffer_bytes: int = Field(
+        4 * 2**20, ge=65536, description="behaviour events of one process on their way to the log"
     )
     connection_limit: int = Field(
         0, ge=0, description="client connections of one process; 0: half of the files it may open"

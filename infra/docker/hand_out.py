@@ -28,7 +28,9 @@ class Reader:
 
 # The groups are those of `user:` in docker-compose.yml; 999 is postgres in its official image.
 READERS: Final[Mapping[str, Reader]] = {
-    "access": Reader(10001, ("internal_secret", "cookie_secret", "valkey_password")),
+    "access": Reader(
+        10001, ("internal_secret", "cookie_secret", "valkey_password", "events_password")
+    ),
     "business": Reader(
         10002,
         (
@@ -40,11 +42,13 @@ READERS: Final[Mapping[str, Reader]] = {
             "app_password",
             "read_password",
             "valkey_password",
+            "events_password",
         ),
     ),
     "owner": Reader(10003, ("owner_password", "operator_token")),
     "provider": Reader(10004, ("provider_secret", "webhook_secret")),
     "valkey": Reader(10005, ("valkey_password",)),
+    "events": Reader(10006, ("events_password",)),
     "postgres": Reader(
         999,
         (

@@ -54,6 +54,10 @@ class DataFolder:
         return self.root / "valkey"
 
     @property
+    def events(self) -> Path:
+        return self.root / "events"
+
+    @property
     def provider(self) -> Path:
         return self.root / "provider"
 
@@ -104,7 +108,7 @@ class DataFolder:
         # Others may pass through (the servers may run as another user), but not look around.
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o711)
-        for path in (self.log, self.run, self.provider, self.valkey):
+        for path in (self.log, self.run, self.provider, self.valkey, self.events):
             path.mkdir(exist_ok=True)
             path.chmod(0o700)
         self.run.chmod(0o711)  # a server that runs as another user reads its own file here

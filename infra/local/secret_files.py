@@ -20,6 +20,7 @@ NAMES: Final = (
     "superuser_password",
     "replication_password",
     "valkey_password",
+    "events_password",
 )
 RANDOM_BYTES: Final = 32  # 256 random bits, 43 characters of URL-safe base64
 

@@ -48,7 +48,7 @@ def _package_folder(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingError(
             f"the package {name} is not installed; run `make setup`, or give servers of your own "
-            "(TERCET_PRIMARY_DSN, TERCET_STANDBY_DSNS, TERCET_VALKEY_URL)"
+            "(TERCET_PRIMARY_DSN, TERCET_STANDBY_DSNS, TERCET_VALKEY_URL, TERCET_EVENTS_URL)"
         )
     return Path(spec.submodule_search_locations[0])
 

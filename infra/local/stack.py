@@ -23,11 +23,13 @@ from infra.process import WORKERS
 PROJECT: Final = Path(__file__).resolve().parents[2]
 INTERNAL: Final = " internal"  # after a part's name: its second port
 WRITABLE: Final = "?target_session_attrs=read-write"
+VALKEYS: Final = ("valkey", "events")  # the cache, and the log of events, which is no cache
 ADDRESS_VARIABLES: Final = (
     "TERCET_PRIMARY_DSN",
     "TERCET_OWNER_DSN",
     "TERCET_STANDBY_DSNS",
     "TERCET_VALKEY_URL",
+    "TERCET_EVENTS_URL",
     "TERCET_PROVIDER_URL",
     "TERCET_SECRETS_DIR",
 )
@@ -82,7 +84,7 @@ class Stack:
             made |= self._database_variables()
         for part in self.parts:
             if isinstance(part, Valkey):
-                made["TERCET_VALKEY_URL"] = f"redis://{part.address}/0"
+                made[f"TERCET_{part.name.upper()}_URL"] = f"redis://{part.address}/0"
             elif part.name in ("provider", "business") and not isinstance(part, External):
                 made[f"TERCET_{part.name.upper()}_URL"] = f"http://{part.address}"
         variables = {**made, **given, "TERCET_SECRETS_DIR": made["TERCET_SECRETS_DIR"]}
@@ -128,9 +130,9 @@ class Stack:
                 for role in ("OWNER", "APP", "READ"):
                     environment.pop(f"TERCET_{role}_PASSWORD", None)
             elif isinstance(part, Valkey):
-                environment.pop("TERCET_VALKEY_PASSWORD", None)
-            elif part.name == "valkey":
-                environment.setdefault("TERCET_VALKEY_PASSWORD", "")
+                environment.pop(f"TERCET_{part.name.upper()}_PASSWORD", None)
+            elif part.name in VALKEYS:
+                environment.setdefault(f"TERCET_{part.name.upper()}_PASSWORD", "")
         return environment
 
     def _add_servers(self) -> None:
@@ -144,11 +146,24 @@ class Stack:
         else:
             numbered = (f"standby-{number}" for number in range(2, self.options.standbys + 1))
             self._add_nodes(servers, ("primary", "standby", *numbered))
-        if servers is None or os.environ.get("TERCET_VALKEY_URL"):
-            self._add_external("valkey", "TERCET_VALKEY_URL")
-        else:
-            port = self._port("valkey")
-            self.parts.append(Valkey("valkey", folder=self.folder, servers=servers, port=port))
+        for name in VALKEYS:
+            if servers is None or os.environ.get(f"TERCET_{name.upper()}_URL"):
+                self._add_external(name, f"TERCET_{name.upper()}_URL")
+            else:
+                self._add_valkey(servers, name)
+
+    def _add_valkey(self, servers: Servers, name: str) -> None:
+        memory = os.environ.get("TERCET_EVENTS_MEMORY") if name == "events" else None
+        self.parts.append(
+            Valkey(
+                name,
+                folder=self.folder,
+                servers=servers,
+                port=self._port(name),
+                options=(f"maxmemory {memory}",) if memory else (),
+                disposable=name == "valkey",
+            )
+        )
 
     def _add_nodes(self, servers: Servers, names: tuple[str, ...]) -> None:
         cluster = self.cluster
@@ -182,7 +197,7 @@ class Stack:
         names = {part.name for part in self.parts}
         database = ("bootstrap",) if "bootstrap" in names else ()
         nodes = {node.name for node in self.cluster.nodes}
-        servers = tuple(names & ({"primary", "standby", "valkey"} | nodes))
+        servers = tuple(names & ({"primary", "standby", *VALKEYS} | nodes))
         self.parts.append(
             Migrate(
                 "migrate",
@@ -214,7 +229,7 @@ class Stack:
         self._add_tier("business", needs=("migrate",), uses=uses)
         for name in WORKERS:
             self._add_worker(name, uses)
-        self._add_tier("access", uses=("business", *(names & {"valkey"})))
+        self._add_tier("access", uses=("business", *(names & set(VALKEYS))))
 
     def _add_tier(
         self,
@@ -259,7 +274,8 @@ class Stack:
             self.parts.append(External(name, address=_without_password(given)))
 
     def _find_servers(self) -> Servers | None:
-        if os.environ.get("TERCET_PRIMARY_DSN") and os.environ.get("TERCET_VALKEY_URL"):
+        given = ("TERCET_PRIMARY_DSN", "TERCET_VALKEY_URL", "TERCET_EVENTS_URL")
+        if all(os.environ.get(name) for name in given):
             return None  # neither wheel is needed then
         return find_servers(self.folder.root)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from services.access.access_log import AccessLog
 from services.access.admission import Admission
 from services.access.allowances import Allowances
+from services.access.beacons import Beacons
 from services.access.buckets import Connections
 from services.access.client_address import Networks, client_of
 from services.access.counts import UNKNOWN, Counts
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 log = logger(__name__)
 
 PAGE: Final = Route.PAGE
+BEACON: Final = Route.BEACON
 
 
 class Edge:
@@ -80,6 +82,7 @@ class Edge:
         )
         self.allowances = Allowances.of(settings)
         self.forwarder = Forwarder(settings, self.admission, self.allowances, self.proxies)
+        self.beacons = Beacons(settings, self.admission, self.allowances, self.proxies, self.memory)
         self.readiness = Readiness(self.forwarder.control)
         self.tag_stream = TagStream(settings)
         self.pages = Pages(
@@ -97,6 +100,7 @@ class Edge:
     async def aclose(self) -> None:
         """Let what has begun end, then end everything."""
         self.closing = self.readiness.stopping = True
+        await self.beacons.aclose()
         await self.forwarder.aclose()
         await self.pages.aclose()
         await self.tag_stream.aclose()
@@ -124,6 +128,8 @@ class Edge:
                 self._serve(passage, connection)
             elif route is PAGE and not passage.body and self.pages.is_page(target):
                 self._obtain(passage, connection)
+            elif route is BEACON:
+                self.beacons.start(passage, connection)
             else:
                 self.forwarder.start(passage, route)
         except Exception:
@@ -147,6 +153,8 @@ class Edge:
             connection.refuse(passage, Overloaded("Nothing was done; try again.", retry_after_s=2))
         elif route is PAGE and not passage.body and self.pages.is_page(passage.target):
             self._obtain(passage, connection)
+        elif route is BEACON:
+            self.beacons.start(passage, connection)
         else:
             self.forwarder.start(passage, route)
 

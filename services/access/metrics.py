@@ -183,6 +183,32 @@ FAMILIES: Final[tuple[Family[Edge], ...]] = (
         "Draws of shared allowances that failed: limits are estimated meanwhile",
         one(lambda edge: edge.allowances.lost_total),
     ),
+    counter(
+        "events",
+        "Behaviour events that are in the log and acknowledged",
+        one(lambda edge: edge.beacons.accepted_total),
+    ),
+    counter(
+        "event_batches",
+        "Requests in which they came, by what became of them; private: Sec-GPC or DNT",
+        readings.event_batches,
+        "outcome",
+    ),
+    counter(
+        "event_appends",
+        "Writes to the log, each of the batches that had gathered",
+        one(lambda edge: edge.beacons.appends_total),
+    ),
+    histogram(
+        "event_append_seconds",
+        "Seconds of such a write, its fsync included",
+        readings.event_append_seconds,
+    ),
+    gauge(
+        "event_buffer_bytes",
+        "Behaviour events on their way to the log",
+        one(lambda edge: edge.beacons.buffered_bytes),
+    ),
     gauge(
         "connections",
         "Open connections of clients",

@@ -357,6 +357,10 @@ class AccessProtocol(asyncio.Protocol):
     def scheme(self) -> str:
         return "https" if self._config.is_ssl else "http"
 
+    def awaits(self, passage: Passage) -> bool:
+        """Whether this request is the one to be answered now: its client has not left."""
+        return self._current is passage
+
     def answer(self, passage: Passage, status: int, fields: Headers, body: bytes) -> None:
         """Send the answer to a request, with the fields that every answer has."""
         keep_alive = self._keeps_alive(passage)

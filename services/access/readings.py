@@ -106,3 +106,15 @@ def retries_refused(edge: Edge) -> Read:
 def refused_connections(edge: Edge) -> Read:
     yield ("full",), edge.connections.refused_total
     yield ("address",), edge.connections.refused_by_address_total
+
+
+def event_batches(edge: Edge) -> Read:
+    beacons = edge.beacons
+    yield ("accepted",), beacons.batches_total
+    yield ("private",), beacons.private_total
+    for reason, count in beacons.refused.items():
+        yield (reason,), count
+
+
+def event_append_seconds(edge: Edge) -> Read:
+    yield (), edge.beacons.took.numbers()

@@ -29,6 +29,7 @@ class Route(Enum):
     PAYMENT = "payment"  # waits for the provider
     OPERATOR = "operator"  # the only one whose Authorization is for business to judge
     WEBHOOK = "webhook"  # of a provider, who signs it: of no customer
+    BEACON = "beacon"  # behaviour events, which go no further than access
     OTHER = "other"
 
     __hash__ = object.__hash__  # each is there once; Enum's own is a call of Python per look-up
@@ -64,6 +65,8 @@ def _route_of_post(plain: str) -> Route:
         return Route.CHECKOUT
     if PAYMENT_PATH.fullmatch(plain):
         return Route.PAYMENT
+    if plain == "/events":
+        return Route.BEACON
     is_operators = plain == "/flash-sales" or FOLLOWUP_PATH.fullmatch(plain)
     return Route.OPERATOR if is_operators else Route.OTHER
 

@@ -29,7 +29,7 @@ COMPOSE: Final[dict[str, Any]] = yaml.safe_load((PROJECT / "docker-compose.yml")
 SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
 ONE_SHOT: Final = {"secrets", "bootstrap", "migrate", "catalog"}
 LONG_RUNNING: Final = sorted(SERVICES.keys() - ONE_SHOT)
-SERVERS: Final = {"primary", "standby", "valkey"}
+SERVERS: Final = {"primary", "standby", "valkey", "events"}
 KINDS: Final[Mapping[str, type[ProcessSettings]]] = {
     "access": AccessSettings,
     "business": BusinessSettings,
@@ -131,9 +131,9 @@ def test_each_start_waits_for_what_it_can_not_do_without() -> None:
 
 
 def test_business_and_access_start_without_what_they_can_be_without_for_a_while() -> None:
-    for name in ("standby", "valkey", "provider"):
+    for name in ("standby", "valkey", "events", "provider"):
         assert needs("business")[name] == "service_started"
-    for name in ("business", "valkey"):
+    for name in ("business", "valkey", "events"):
         assert needs("access")[name] == "service_started"
 
 
@@ -144,14 +144,14 @@ def test_clients_of_access_are_on_a_network_with_nothing_else() -> None:
     }
     assert members["front"] == {"access"}
     assert members["middle"] == {"access", "business"}
-    assert members["cache"] == {"access", "valkey"}
+    assert members["cache"] == {"access", "valkey", "events"}
     assert members["webhooks"] == {"access", "provider"}
     assert members["watch"] == set(WATCHED)
     assert members["payments"] == {"provider", "business", *(f"worker-{name}" for name in WORKERS)}
     assert "access" not in members["data"]
     assert "provider" not in members["data"]
     assert networks("primary") == networks("standby") == {"data"}
-    assert networks("valkey") == {"data", "cache"}
+    assert networks("valkey") == networks("events") == {"data", "cache"}
     for network, options in COMPOSE["networks"].items():
         assert bool((options or {}).get("internal")) == (network != "front")
 
@@ -260,7 +260,8 @@ def test_what_is_mounted_from_the_project_is_there_and_read_only() -> None:
 def test_data_is_kept_where_the_official_images_have_it_and_nowhere_else() -> None:
     for name in ("primary", "standby"):
         assert f"{name}:/var/lib/postgresql" in SERVICES[name]["volumes"]
-    assert "valkey:/data" in SERVICES["valkey"]["volumes"]
+    for name in ("valkey", "events"):
+        assert f"{name}:/data" in SERVICES[name]["volumes"]
     # Without a mount there, each container of the image makes a volume without a name.
     assert "/var/lib/postgresql" in SERVICES["bootstrap"]["tmpfs"]
 
@@ -277,5 +278,6 @@ def test_the_images_are_the_official_ones_and_ours_is_built_once() -> None:
 def test_every_secret_that_is_made_has_a_reader_and_no_reader_has_all() -> None:
     read = {name for reader in READERS.values() for name in reader.names}
     assert read == set(secret_files.NAMES)
-    assert READERS["access"].names == ("internal_secret", "cookie_secret", "valkey_password")
+    own = ("internal_secret", "cookie_secret", "valkey_password", "events_password")
+    assert READERS["access"].names == own
     assert all(len(reader.names) < len(secret_files.NAMES) for reader in READERS.values())

@@ -48,6 +48,7 @@ def test_servers_of_somebody_else_are_used_and_not_started(
         "TERCET_PRIMARY_DSN": stack.environment["TERCET_PRIMARY_DSN"],
         "TERCET_STANDBY_DSNS": stack.environment["TERCET_STANDBY_DSNS"],
         "TERCET_VALKEY_URL": stack.environment["TERCET_VALKEY_URL"],
+        "TERCET_EVENTS_URL": stack.environment["TERCET_EVENTS_URL"],
         "TERCET_OWNER_PASSWORD": stack.secret("owner_password"),
     }
     with running_stack(tmp_path / "data", "--servers-only", environment=environment) as other:
@@ -56,6 +57,7 @@ def test_servers_of_somebody_else_are_used_and_not_started(
             "primary": "external",
             "standby": "external",
             "valkey": "external",
+            "events": "external",
             "migrate": "skipped",
         }
         assert other.part("primary")["address"] == stack.part("primary")["address"] + "/tercet"

@@ -18,8 +18,8 @@ from infra.local.addresses import get
 from tests.running_stack import RunningStack
 
 NAMES = (
-    "primary", "bootstrap", "standby", "valkey", "migrate", "catalog", "provider", "business",
-    "worker-outbox", "worker-reconcile", "worker-expiry", "worker-webhooks", "access",
+    "primary", "bootstrap", "standby", "valkey", "events", "migrate", "catalog", "provider",
+    "business", "worker-outbox", "worker-reconcile", "worker-expiry", "worker-webhooks", "access",
 )  # fmt: skip
 AT_REST_BYTES = 700 * 1024 * 1024  # what the issue promises
 HEAL_S = 30.0
