@@ -196,7 +196,7 @@ def business() -> None:
 
 @app.command()
 def worker(
-    name: Annotated[str, typer.Argument(help="one of the four workers", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="one of the workers", metavar="NAME")],
 ) -> None:
     """Run one worker, set up by TERCET_… variables alone."""
     from infra.process import WORKERS

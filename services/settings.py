@@ -379,6 +379,13 @@ class AccessSettings(InternalSettings, ValkeySettings, EventsSettings, CookieSet
         1000, ge=1, description="client connections of one address (IPv6: /64) at one process"
     )
 
+    live_limit: int = Field(
+        0, ge=0, description="live streams of one process; 0: three quarters of its connections"
+    )
+    live_limit_by_address: int = Field(
+        500, ge=1, description="live streams of one address (IPv6: /64) at one process"
+    )
+
     @property
     def business_urls(self) -> list[str]:
         return _parts(self.business_url)

@@ -195,7 +195,7 @@ class Connections:
         self.open = 0
         self.refused_total = 0  # for want of room in all
         self.refused_by_address_total = 0
-        self._limit = limit or _half_of_files()
+        self.limit = limit or _half_of_files()
         self._limit_by_address = limit_by_address
         self._exempt = Networks() if exempt is None else exempt
         self._exempts = bool(self._exempt)
@@ -203,7 +203,7 @@ class Connections:
 
     def opened(self, address: str) -> bool:
         """Whether there is room for it. False: close it, and do not report it as closed."""
-        if self.open >= self._limit:
+        if self.open >= self.limit:
             self.refused_total += 1
             return False
         if not self._exempts or address not in self._exempt:

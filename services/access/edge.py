@@ -18,10 +18,12 @@ from services.access.forward import Forwarder
 from services.access.framing import path_of
 from services.access.health import Readiness
 from services.access.limits import Limits
+from services.access.live import Live
+from services.access.live_request import asks_for_stream
 from services.access.memory import HELD_PART, Memory, give_back
 from services.access.pages import Pages
 from services.access.passage import Passage, Request
-from services.access.routes import LOCAL, Route, known_routes, learn_route
+from services.access.routes import LIVE, LOCAL, Route, known_routes, learn_route
 from services.access.tag_stream import TagStream
 from services.access.timers import Wheel
 from services.access.tracing import names_of
@@ -91,16 +93,20 @@ class Edge:
             verified_since=self.tag_stream.verified_since,
         )
 
+        self.live = Live(self)
+
     async def start(self) -> None:
         """Begin what runs beside the connections; called within the event loop."""
         secret = self.settings.internal_secret.get_secret_value().encode()
         self.tag_stream.start(self.pages, self.forwarder.control, secret)
         self.allowances.start()
+        self.live.start()
 
     async def aclose(self) -> None:
         """Let what has begun end, then end everything."""
         self.closing = self.readiness.stopping = True
         await self.beacons.aclose()
+        await self.live.aclose()
         await self.forwarder.aclose()
         await self.pages.aclose()
         await self.tag_stream.aclose()
@@ -112,6 +118,8 @@ class Edge:
         """Ten times a second: near the limit, give up what costs memory (see memory.py)."""
         memory, pages = self.memory, self.pages
         changed = memory.look()
+        if memory.pressure > 1:
+            self.live.shed()
         if memory.rising:
             pages.bound(min(pages.memory_bytes, pages.bytes_held) // HELD_PART)
             give_back()
@@ -140,6 +148,11 @@ class Edge:
     def _serve(self, passage: Passage, connection: AccessProtocol) -> None:
         """The same where it is not known yet whose the path is, or memory is short."""
         path = path_of(passage.target)
+        if path == LIVE and asks_for_stream(passage.target, passage.headers):
+            passage.route = Route.LIVE
+            passage.request_id = names_of(passage.headers)[0]
+            self.live.begin(passage, connection)
+            return
         if path in LOCAL or path == "*":
             connection.run_app(passage, path)
             return

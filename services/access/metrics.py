@@ -220,6 +220,60 @@ FAMILIES: Final[tuple[Family[Edge], ...]] = (
         readings.refused_connections,
         "reason",
     ),
+    gauge("live_streams", "Open live streams", one(lambda edge: edge.live.clients.open)),
+    gauge("live_topics", "What they listen to", one(lambda edge: len(edge.live.topics))),
+    gauge(
+        "live_following",
+        "1: the stream of states is read; 0: Valkey is away, and streams are silent",
+        one(lambda edge: edge.live.follower.following),
+    ),
+    gauge(
+        "live_waiting",
+        "States that wait to be written to their streams",
+        one(lambda edge: edge.live.fan_out.behind),
+    ),
+    counter(
+        "live_opened",
+        "Live streams that were opened",
+        one(lambda edge: edge.live.opened_total),
+    ),
+    counter(
+        "live_resumed",
+        "Those that were told what they had missed, by Last-Event-ID",
+        one(lambda edge: edge.live.resumed_total),
+    ),
+    counter(
+        "live_resets",
+        "Those that had missed what is not known here",
+        one(lambda edge: edge.live.reset_total),
+    ),
+    counter(
+        "live_refused",
+        "Live streams refused for want of room: in all, or of their address",
+        readings.refused_streams,
+        "reason",
+    ),
+    counter(
+        "live_ended",
+        "Live streams ended from here: read too slowly, for want of memory, or of no customer now",
+        readings.ended_streams,
+        "reason",
+    ),
+    counter(
+        "live_writes",
+        "States written to a stream each",
+        one(lambda edge: edge.live.fan_out.writes_total),
+    ),
+    counter(
+        "live_replaced",
+        "States that a newer one replaced before anybody had them",
+        one(lambda edge: edge.live.fan_out.replaced_total),
+    ),
+    counter(
+        "live_gaps",
+        "Times that the stream of states was cut off before it was read",
+        one(lambda edge: edge.live.follower.gaps_total),
+    ),
     counter(
         "log_lines",
         "Requests written to the access log",

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
     from services.access.edge import Edge
+    from services.access.live_topics import Stream
 
 log = logger(__name__)
 
@@ -74,6 +75,7 @@ class AccessProtocol(asyncio.Protocol):
         "_reader",
         "_refusal",
         "_state",
+        "_stream",
         "_unfed",
         "_write_paused",
         "address",
@@ -103,6 +105,7 @@ class AccessProtocol(asyncio.Protocol):
         self._queue: deque[Passage] | None = None  # those behind it
         self._unfed: bytes | None = None  # input for which there is no room now
         self._flow: FlowControl | None = None  # of an answer by the ASGI application
+        self._stream: Stream | None = None  # the answer that goes on until somebody leaves
         self._refusal: Problem | None = None  # to be answered after those, as the last
         self._write_paused = False
         self._going_on = False
@@ -140,6 +143,8 @@ class AccessProtocol(asyncio.Protocol):
             self._drop_reader()
         if self._flow is not None:
             self._flow.resume_writing()
+        if self._stream is not None:
+            self.edge.live.left(self._stream)
         current, self._current = self._current, None
         if current is not None:
             if current.carrier is not None:
@@ -153,6 +158,11 @@ class AccessProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not take what it has asked for: it gets time, and no more."""
         self._write_paused = True
+        if self._stream is not None:
+            self.edge.live.too_slow(self._stream)
+            # Not here: the transport is in the middle of a write.
+            asyncio.get_running_loop().call_soon(self.transport.abort)
+            return
         self._expect_within(self.edge.limits.write_s)
         if self._flow is not None:
             self._flow.pause_writing()
@@ -414,6 +424,41 @@ class AccessProtocol(asyncio.Protocol):
         fields = [(name.encode(), value.encode()) for name, value in problem.headers().items()]
         fields.append((b"content-length", b"%d" % len(body)))
         self.answer(passage, problem.status, fields, body)
+
+    def begin_stream(
+        self, passage: Passage, fields: Headers, first: bytes, stream: Stream | None
+    ) -> None:
+        """Begin an answer that ends with its connection; what came behind its request is dropped.
+
+        It has no length: a client knows that it was cut off, as it would be if it was encoded.
+        """
+        passage.keep_alive = False
+        head = answer_head(
+            200,
+            [
+                *self._state.default_headers,
+                *fields,
+                (b"x-request-id", passage.request_id),
+                NO_SNIFF,
+            ],
+            keep_alive=False,
+        )
+        self._current = self._queue = self._refusal = None
+        self._deaf = True
+        self._stream = stream
+        self._state.total_requests += 1
+        self.due = math.inf
+        if self._unfed is not None:
+            self._unfed = None
+            self.transport.resume_reading()  # else nobody would see that the client leaves
+        self.transport.write(head + first)
+        self.edge.answered(passage, 200, len(first), time.monotonic())
+
+    def end_stream(self) -> None:
+        """Close once the client has taken what was written, and not wait long for that."""
+        self._stream = None
+        if not self.transport.is_closing():
+            self._close_soon()
 
     def run_app(self, passage: Passage, path: str) -> None:
         """Have the ASGI application answer."""

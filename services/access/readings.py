@@ -118,3 +118,14 @@ def event_batches(edge: Edge) -> Read:
 
 def event_append_seconds(edge: Edge) -> Read:
     yield (), edge.beacons.took.numbers()
+
+
+def refused_streams(edge: Edge) -> Read:
+    yield ("full",), edge.live.clients.refused_total
+    yield ("address",), edge.live.clients.refused_by_address_total
+
+
+def ended_streams(edge: Edge) -> Read:
+    yield ("slow",), edge.live.slow_total
+    yield ("memory",), edge.live.shed_total
+    yield ("owner",), edge.live.disowned_total

@@ -9,7 +9,8 @@ from typing import Final
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))  # RFC 9110 9.2.1, without TRACE
-LOCAL: Final = frozenset(("/live", "/ready"))
+LIVE: Final = "/live"  # a stream of states where it is asked for one, else health
+LOCAL: Final = frozenset((LIVE, "/ready"))
 # Served by business on its own port, for access and for operators' machines only.
 CLOSED: Final = frozenset(("internal", "metrics", "live", "ready"))
 PAYMENT_PATH: Final = re.compile(r"/orders/[^/]+/payments")
@@ -30,6 +31,7 @@ class Route(Enum):
     OPERATOR = "operator"  # the only one whose Authorization is for business to judge
     WEBHOOK = "webhook"  # of a provider, who signs it: of no customer
     BEACON = "beacon"  # behaviour events, which go no further than access
+    LIVE = "live"  # streams that stay open: answered here
     OTHER = "other"
 
     __hash__ = object.__hash__  # each is there once; Enum's own is a call of Python per look-up

@@ -23,6 +23,9 @@ from services.watched import WatchedServer
 
 # Forward secrecy and authenticated encryption (RFC 9325 4.2); TLS 1.3 has a list of its own.
 TLS_1_2_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+# Live streams end one after another within the time that a stop waits for connections.
+LIVE_STOP_S: Final = 0.8 * serving.LAST_REQUEST_S
+LIVE_RETIRE_S: Final = 0.8 * serving.RETIRE_S
 BACKLOG: Final = 4096  # connections the kernel holds for us in a burst; capped by somaxconn
 
 
@@ -53,6 +56,7 @@ class AccessServer(WatchedServer):
         self.edge.closing = True
         self.edge.readiness.stopping = last
         super().begin_stop(last=last)
+        self.edge.live.stop(LIVE_STOP_S if last else LIVE_RETIRE_S)
         for connection in list(self.server_state.connections):
             connection.shutdown()
 

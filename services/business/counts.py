@@ -30,6 +30,7 @@ class Counts:
         self.escalated_total = 0  # payments and operations that the provider says nothing of
         self.orphans_found_total = 0  # charges at the provider that stand for no payment
         self.orphans_returned_total = 0
+        self.live_watched: int | None = None  # topics, of the live worker that tells; else None
         self.outbox_lag: Lag | None = None  # as the relay measured it last; of no other process
 
     def answered(self, route: str, status: int, took_s: float) -> None:

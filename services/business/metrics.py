@@ -255,6 +255,11 @@ WORKER: Final[Table] = (
         one(lambda shop: shop.counts.orphans_returned_total),
     ),
     gauge(
+        "live_watched_topics",
+        "What somebody listens to; of the live worker that tells, and no other",
+        readings.live_watched,
+    ),
+    gauge(
         "outbox_waiting_rows",
         "Rows that wait to be published, counted up to 10,000; of the outbox worker only",
         readings.outbox_waiting,

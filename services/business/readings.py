@@ -113,6 +113,11 @@ def outbox_waiting(shop: Shop) -> Read:
         yield (), shop.counts.outbox_lag.rows
 
 
+def live_watched(shop: Shop) -> Read:
+    if shop.counts.live_watched is not None:
+        yield (), shop.counts.live_watched
+
+
 def outbox_age(shop: Shop) -> Read:
     if shop.counts.outbox_lag is not None:
         yield (), shop.counts.outbox_lag.oldest_s

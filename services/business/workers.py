@@ -11,7 +11,7 @@ from typing import Any, Final
 import uvloop
 
 from services import listener
-from services.business import expiry, outbox, reconcile, webhooks
+from services.business import expiry, live, outbox, reconcile, webhooks
 from services.business.metrics import report_of_worker
 from services.business.shop import Shop, open_shop
 from services.internal import InternalServer
@@ -29,6 +29,7 @@ WORKERS: Final[dict[str, Callable[[Shop], Coroutine[Any, Any, None]]]] = {
     "reconcile": reconcile.run,
     "expiry": expiry.run,
     "webhooks": webhooks.run,
+    "live": live.run,
 }
 
 

@@ -11,7 +11,7 @@ from services.consistency import Seen
 from services.data.link import Record
 from services.data.replay import Replay, first_to_replay
 from services.data.session import Session, current_session
-from services.data.sources import Replica
+from services.data.sources import Replica, Source
 from services.problems import GatewayTimeout, Unavailable
 from services.telemetry import logger
 
@@ -60,6 +60,11 @@ class OwnReads:
         if row is not None:
             session.saw(Seen(self._database.timeline, row["position"]))
         return row
+
+    async def source_at(self, position: int) -> Source:
+        """A standby that has replayed a position of the primary's, else the primary."""
+        standbys = await self._standbys(position)
+        return standbys[0] if standbys else self._database.primary
 
     async def _from_standbys(self, needed: Seen, sql: str, *args: object) -> Record | None:
         if needed.timeline not in (0, self._database.timeline):

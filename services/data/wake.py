@@ -62,7 +62,9 @@ async def _publish(valkey: Redis) -> None:
 class Wake:
     """Any number of wake-ups between two looks count as one."""
 
-    def __init__(self, settings: ValkeySettings) -> None:
+    def __init__(self, settings: ValkeySettings, *channels: str) -> None:
+        """channels: which are listened to besides that of commits."""
+        self._channels = (WAKE_CHANNEL, *channels)
         self._valkey = valkey.connect(settings, timeout_s=2 * LISTEN_S)
         self._woken = asyncio.Event()
 
@@ -85,7 +87,7 @@ class Wake:
         while True:
             try:
                 async with self._valkey.pubsub(ignore_subscribe_messages=True) as channel:
-                    await channel.subscribe(WAKE_CHANNEL)
+                    await channel.subscribe(*self._channels)
                     # Silence is usual here, and a connection that half died is silent too.
                     renew_at = time.monotonic() + RENEW_S
                     while time.monotonic() < renew_at:

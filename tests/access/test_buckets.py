@@ -143,4 +143,4 @@ def test_connections_of_one_ipv6_network_are_counted_together_and_leave_nothing(
 
 
 def test_without_a_limit_half_of_the_files_may_be_connections() -> None:
-    assert 0 < Connections(limit=0, limit_by_address=1)._limit <= 2**19
+    assert 0 < Connections(limit=0, limit_by_address=1).limit <= 2**19

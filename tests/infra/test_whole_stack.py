@@ -19,7 +19,8 @@ from tests.running_stack import RunningStack
 
 NAMES = (
     "primary", "bootstrap", "standby", "valkey", "events", "migrate", "catalog", "provider",
-    "business", "worker-outbox", "worker-reconcile", "worker-expiry", "worker-webhooks", "access",
+    "business", "worker-outbox", "worker-reconcile", "worker-expiry", "worker-webhooks",
+    "worker-live", "access",
 )  # fmt: skip
 AT_REST_BYTES = 700 * 1024 * 1024  # what the issue promises
 HEAL_S = 30.0
@@ -56,6 +57,7 @@ def test_status_tells_name_pid_address_state_and_memory_of_each_part(stack: Runn
         ("worker-reconcile", b'tercet_worker_items_total{name="reconcile"}'),
         ("worker-expiry", b'tercet_worker_items_total{name="expiry"}'),
         ("worker-webhooks", b'tercet_worker_items_total{name="webhooks"}'),
+        ("worker-live", b'tercet_worker_items_total{name="live"}'),
     ],
 )
 async def test_metrics_are_where_status_says(stack: RunningStack, name: str, series: bytes) -> None:

@@ -32,6 +32,7 @@ OURS: Final = (
     "worker-reconcile",
     "worker-expiry",
     "worker-webhooks",
+    "worker-live",
 )
 
 
