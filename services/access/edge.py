@@ -92,7 +92,6 @@ class Edge:
             fetch=self.forwarder.fetch_page,
             verified_since=self.tag_stream.verified_since,
         )
-
         self.live = Live(self)
 
     async def start(self) -> None:
