@@ -8,6 +8,7 @@ may have been missed: what is held is then unverified, never thrown away.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -47,7 +48,10 @@ class TagSubscriber:
         self._purges: list[Callable[[list[str], int], None]] = []
         # For each relay that speaks: the sequence number expected next, and when it was heard.
         self._relays: dict[str, tuple[int, float]] = {}
-        self._silent_at = 0.0  # no relay that speaks has been silent for too long before this
+        # Public because they are looked at for each page: before silent_at (monotonic) all that has
+        # come since sure_since has come whole; infinity: nothing is certain.
+        self.silent_at = 0.0
+        self.sure_since = math.inf
         self._verified_since = float("-inf")
         self._lost = False
 
@@ -61,7 +65,7 @@ class TagSubscriber:
         What was filled before that moment may have missed a purge.
         """
         now = time.monotonic()
-        if now >= self._silent_at:  # asked for with each page, so the short way first
+        if now >= self.silent_at:  # asked for with each page, so the short way first
             self._forget_silent(now)
         return self._verified_since if self._relays else None
 
@@ -76,6 +80,7 @@ class TagSubscriber:
             except Exception:  # a bug, of whoever purges perhaps: what is held is not certain now
                 log.exception("tag stream broken")
             self._relays.clear()
+            self.sure_since = math.inf
             await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self) -> None:
@@ -100,12 +105,14 @@ class TagSubscriber:
         except msgspec.DecodeError as error:
             log.warning("tag message not understood", error=repr(error))
             self._verified_since = now
+            self.sure_since = now if self._relays else math.inf
             return
         expected, _ = self._relays.get(message.relay, (None, now))
         if message.sequence != expected:
             self._verified_since = now
         self._relays[message.relay] = (message.sequence + 1, now)
-        self._silent_at = min(at for _, at in self._relays.values()) + SILENCE_S
+        self.silent_at = min(at for _, at in self._relays.values()) + SILENCE_S
+        self.sure_since = self._verified_since
         if message.tags:
             for purge in self._purges:
                 purge(message.tags, message.position)
@@ -116,3 +123,4 @@ class TagSubscriber:
         for relay in silent:
             del self._relays[relay]
             self._verified_since = now
+            self.sure_since = now if self._relays else math.inf

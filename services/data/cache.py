@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from services.data.counts import Counts
 from services.data.db import Database, Reads
@@ -28,6 +28,7 @@ from services.deadline import Deadline, current_deadline
 from services.tags import TagSubscriber
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 Load = Callable[[Reader], Awaitable[tuple[T, Sequence[str]] | None]]
 
 MEMORY_TTL_S: Final = 10.0
@@ -36,11 +37,14 @@ LOAD_TIMEOUT_S: Final = 2.0
 RELOADS: Final = 3  # where purges come faster than loads end, the value is given and not held
 
 
-class Found(NamedTuple, Generic[T]):
+class Found(Protocol[T_co]):
     """A value, and the position in bytes of WAL that it is not behind."""
 
-    value: T
-    position: int
+    @property
+    def value(self) -> T_co: ...
+
+    @property
+    def position(self) -> int: ...
 
 
 class _Loading(Generic[T]):
@@ -83,6 +87,7 @@ class Cache(Generic[T]):
         self.name = name
         self.counts = Counts()
         self.memory = Memory[T](size_of, memory_bytes)
+        self._entries = self.memory.entries
         self.shared = Shared[T](
             f"{name}:{version}:", kind, valkey=valkey, stream=stream, memory=self.memory
         )
@@ -105,31 +110,33 @@ class Cache(Generic[T]):
         nor behind what the client of the request has seen.
         Raises Unavailable where the database has as many loads to do as it may.
         """
-        needed = max(needed, self._database.seen_position())
+        seen = self._database.seen_position()
+        if seen > needed:
+            needed = seen
         while True:
-            entry, now = self.memory.entries.get(key), time.monotonic()
+            entry, now = self._entries.get(key), time.monotonic()
             if entry is None or entry.position < needed or not self._shown(entry, now):
                 entry = await asyncio.shield(self._begun(key, load, keep, needed).task)
             else:
-                self.memory.entries.move_to_end(key)
+                self._entries.move_to_end(key)
                 self.counts.memory += 1
                 if now >= entry.expires_at:
                     self.counts.stale += 1
                     self._begun(key, load, keep, needed)
             # A load may have been too far on to heed who joined it: then it is that one's turn.
             if entry.position >= needed:
-                return None if entry.value is None else Found(entry.value, entry.position)
+                return entry if entry.value is not None else None  # type: ignore[return-value]  # its value is there
 
     def held(self, key: str, needed: int = 0) -> Found[T] | None:
         """The value under key, where `get` would give it from memory and load nothing."""
-        entry, now = self.memory.entries.get(key), time.monotonic()
+        entry, now = self._entries.get(key), time.monotonic()
         if entry is None or entry.value is None or entry.position < needed:
             return None
         if now >= entry.expires_at or not self._shown(entry, now):
             return None
-        self.memory.entries.move_to_end(key)
+        self._entries.move_to_end(key)
         self.counts.memory += 1
-        return Found(entry.value, entry.position)
+        return entry  # type: ignore[return-value]  # its value is there
 
     async def settled(self) -> None:
         """Wait until nothing is being loaded or stored."""
@@ -145,10 +152,11 @@ class Cache(Generic[T]):
         """Whether it may be shown: also a while past its time, but never behind a purge."""
         if now >= entry.expires_at and (entry.value is None or now >= entry.expires_at + STALE_S):
             return False
-        if now - entry.read_at < UNVERIFIED_TTL_S:
+        stream = self._stream
+        if now < stream.silent_at and entry.read_at > stream.sure_since:
             return True
-        since = self._stream.verified_since()
-        return since is not None and entry.read_at > since  # else a purge may have gone unheard
+        # Else a purge may have gone unheard.
+        return now - entry.read_at < UNVERIFIED_TTL_S
 
     def _begun(
         self, key: str, load: Load[T], keep: Callable[[T], bool], needed: int
