@@ -20,6 +20,7 @@ from loadtests.result import Aim, Row
 from services.business.catalog import gather_product
 from services.data.cache import Cache, Load
 from services.data.pages import Page
+from services.data.shared import SETTLED_S
 from services.data.sources import Reader
 from services.data.store import Store, open_store
 from services.data.tags import TagPublisher
@@ -164,6 +165,7 @@ async def _heartbeat(store: Store) -> AsyncIterator[None]:
             await asyncio.sleep(POLL_S)
         else:
             raise BrokenRunError("no heartbeat is heard")
+        await asyncio.sleep(SETTLED_S)  # what is filled from now on is as in a process of a minute
         yield
     finally:
         heart.cancel()

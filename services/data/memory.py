@@ -51,6 +51,7 @@ class Memory(Generic[T]):
         self._expiries: list[tuple[float, str]] = []  # a heap; also of what is gone already
         self._keys_by_tag: dict[str, set[str]] = {}
         self._purged: OrderedDict[str, int] = OrderedDict()
+        self.forgotten_position = 0  # of purges up to this, some are not remembered any more
 
     def keep(self, key: str, entry: Entry[T | None], ttl_s: float) -> None:
         self.forget(key)
@@ -74,7 +75,8 @@ class Memory(Generic[T]):
             for key in self._keys_by_tag.pop(tag, ()):
                 self.forget(key)
         while len(self._purged) > PURGES_KEPT:
-            self._purged.popitem(last=False)
+            _, forgotten = self._purged.popitem(last=False)
+            self.forgotten_position = max(self.forgotten_position, forgotten)
 
     def purged(self, tags: Sequence[str]) -> int:
         """The newest purge of the tags that this process has heard of, in bytes of WAL."""
