@@ -273,6 +273,7 @@ class ChargesAnew:
         return getattr(self._provider, name)
 
 
+@pytest.mark.faults
 async def test_a_reconcile_that_charges_anew_is_caught(
     stack: RunningStack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

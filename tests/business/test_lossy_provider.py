@@ -189,6 +189,7 @@ class Naive:
         return getattr(self._provider, name)
 
 
+@pytest.mark.faults
 async def test_an_adapter_that_takes_silence_for_a_no_charges_twice_and_is_caught(
     stack: RunningStack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

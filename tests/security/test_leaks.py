@@ -185,7 +185,13 @@ async def _nonsense(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-@pytest.mark.parametrize("fault", [refuses, hangs, talks_nonsense])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refuses,
+        *(pytest.param(fault, marks=pytest.mark.faults) for fault in (hangs, talks_nonsense)),
+    ],
+)
 async def test_no_answer_tells_of_a_dependency_that_fails(
     laboratory: OwnDatabase, fault: Fault
 ) -> None:
