@@ -15,7 +15,7 @@ from services.consistency import Seen
 from services.data.cache import RELOADS, Cache
 from services.data.memory import Entry
 from services.data.session import Session, current_session
-from services.data.shared import UNVERIFIED_TTL_S
+from services.data.shared import SETTLED_S, UNVERIFIED_TTL_S
 from services.data.sources import Reader
 from services.data.store import Store
 from services.data.tags import POSITION_KEY
@@ -166,7 +166,10 @@ async def test_purges_without_end_do_not_hold_up_a_reader(
 
     found = await cache.get("key", load)
     assert found is not None
-    assert found == (Thing("old"), FAR + RELOADS)  # and it says that it is behind the last purge
+    assert (found.value, found.position) == (
+        Thing("old"),
+        FAR + RELOADS,
+    )  # and it says that it is behind the last purge
     assert source.loads == 1 + RELOADS
     assert not cache.memory.entries
 
@@ -179,6 +182,46 @@ async def test_a_process_that_starts_later_knows_of_purges_before_its_time(
     source.text = "new"
     await valkey.set(POSITION_KEY + source.tag, FAR)
     assert await text_of(make_cache(), source) == "new"
+
+
+def listening_for(stream: TagSubscriber, seconds: float) -> None:
+    """As if every message had been heard for so long, and the next one was never late."""
+    stream.sure_since = stream._verified_since = time.monotonic() - seconds
+    stream.silent_at = float("inf")
+
+
+async def test_only_a_process_that_heard_every_purge_since_a_fill_does_not_ask_for_them(
+    make_cache: MakeCache, valkey: Redis, stream: TagSubscriber
+) -> None:
+    """The purge is in Valkey and was told to nobody: who asks gets the new value, who need not, the
+    old one, as every reader of a memory does until a purge has been told."""
+    source, filler = Source(), make_cache()
+    heard(stream)
+    await text_of(filler, source)
+    await filler.settled()
+    source.text = "new"
+    await valkey.set(POSITION_KEY + source.tag, FAR)
+    listening_for(stream, 2 * SETTLED_S)
+    assert await text_of(make_cache(), source) == "old"
+    listening_for(stream, SETTLED_S - 0.1)
+    assert await text_of(make_cache(), source) == "new"
+
+
+async def test_who_has_forgotten_purges_asks_for_them(
+    make_cache: MakeCache, valkey: Redis, stream: TagSubscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.data.memory.PURGES_KEPT", 1)
+    source, filler, reader = Source(), make_cache(), make_cache()
+    heard(stream)
+    await text_of(filler, source)
+    await filler.settled()
+    source.text = "new"
+    listening_for(stream, 2 * SETTLED_S)
+    await valkey.set(POSITION_KEY + source.tag, FAR)
+    reader.purge([source.tag], FAR)
+    reader.purge(["another"], FAR + 1)  # and the first is not remembered any more
+    assert reader.memory.purged([source.tag]) == 0
+    assert await text_of(reader, source) == "new"
 
 
 async def test_a_value_behind_its_purge_is_read_from_a_node_that_has_replayed_it(
