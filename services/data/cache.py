@@ -111,8 +111,7 @@ class Cache(Generic[T]):
         Raises Unavailable where the database has as many loads to do as it may.
         """
         seen = self._database.seen_position()
-        if seen > needed:
-            needed = seen
+        needed = max(needed, seen)
         while True:
             entry, now = self._entries.get(key), time.monotonic()
             if entry is None or entry.position < needed or not self._shown(entry, now):
