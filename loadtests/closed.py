@@ -4,7 +4,8 @@ For measuring what a server can do at most, where wrk is not installed. It is as
 Python gets: one process, one epoll, ready bytes, no object a request. Like every closed loop it
 stops asking while a server stands still, so its percentiles flatter (loadtests.generator does not).
 
-python -m loadtests.closed --url URL --connections 360 --seconds 3 [--close] prints JSON.
+python -m loadtests.closed --url URL --connections 360 --seconds 3 [--close [--silently]] prints
+JSON.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from hdrh.histogram import HdrHistogram
 
 from loadtests.answers import GOOD, Answers, request_bytes
 from loadtests.recorder import HIGHEST_US, SIGNIFICANT_DIGITS
+from loadtests.story import Distribution
 
 BUFFER_BYTES: Final = 256 * 1024  # an answer beyond it comes in parts
 POLL_S: Final = 0.05  # how late the end of a run may be noticed when nothing is answered
-ERROR_LIMIT: Final = 1_000  # failures after which a server is taken for dead
+FAILURES_ALLOWED: Final = 1_000  # after which a server is taken for dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,17 @@ class Outcome:
     answers: int
     seconds: float
     errors: dict[str, int]
+    mean_ms: float
     p50_ms: float
+    p90_ms: float
     p99_ms: float
-    connect_p99_ms: float  # 0 where connections were kept
+    p999_ms: float
+    max_ms: float
+    percentiles: list[tuple[float, float]]  # as loadtests.story.Distribution has them
+    received_bytes: int  # of whole answers: heads and bodies
+    connections_made: int
+    connect_mean_ms: float  # from connect() to established
+    connect_p99_ms: float
     own_cpu_share: float  # near 1: this loop was the limit, not the server
 
 
@@ -55,19 +65,23 @@ class Loop:
         connections: int,
         *,
         close: bool,
+        say_close: bool = True,
         targets: Sequence[str] = (),
         lines: Sequence[str] = (),
         good: bytes = GOOD,
+        failures_allowed: int = FAILURES_ALLOWED,
     ) -> None:
-        """targets: asked for in turn instead of the path of url; lines: of each request's head;
+        """say_close: with short connections, tell the server to close, too. Else this side does
+        alone; targets: asked for in turn instead of the path of url; lines: of each request's head;
         good: how an answer begins that counts."""
         place = urlsplit(url)
         self._address = (place.hostname or "", place.port or 80)
         self._next_request = cycle(
-            request_bytes(place.netloc, target, close=close, lines=lines)
+            request_bytes(place.netloc, target, close=close and say_close, lines=lines)
             for target in targets or (place.path or "/",)
         ).__next__
         self._close = close
+        self._failures_allowed = failures_allowed
         self._connections = connections
         self._poller = select.epoll()
         self._sockets: dict[int, socket.socket] = {}
@@ -79,6 +93,7 @@ class Loop:
         self._buffer = bytearray(BUFFER_BYTES)
         self._latency_ns: list[int] = []
         self._connect_ns: list[int] = []
+        self._received_bytes = 0
         self.errors: Counter[str] = Counter()
 
     def run(self, seconds: float) -> Outcome:
@@ -94,14 +109,23 @@ class Loop:
             self._poller.close()
         took_s = time.perf_counter() - began_at
         share = (time.process_time() - cpu_before_s) / took_s
-        p50_ms, p99_ms = _percentiles_ms(self._latency_ns)
+        latencies, connects = _histogram(self._latency_ns), _histogram(self._connect_ns)
+        p50_ms, p90_ms, p99_ms, p999_ms, max_ms = _percentiles_ms(latencies, 50, 90, 99, 99.9, 100)
         return Outcome(
             answers=len(self._latency_ns),
             seconds=took_s,
             errors=dict(self.errors),
+            mean_ms=_mean_ms(self._latency_ns),
             p50_ms=p50_ms,
+            p90_ms=p90_ms,
             p99_ms=p99_ms,
-            connect_p99_ms=_percentiles_ms(self._connect_ns)[1],
+            p999_ms=p999_ms,
+            max_ms=max_ms,
+            percentiles=list(Distribution.of("", latencies).percentiles),
+            received_bytes=self._received_bytes,
+            connections_made=len(self._connect_ns),
+            connect_mean_ms=_mean_ms(self._connect_ns),
+            connect_p99_ms=_percentiles_ms(connects, 99)[0],
             own_cpu_share=share,
         )
 
@@ -111,7 +135,7 @@ class Loop:
         receive, send, sent_at = self._receive, self._send, self._sent_at
         buffer, next_request, answers = self._buffer, self._next_request, self._answers
         record, until_ns = self._latency_ns.append, int(until * 1e9)
-        whole, good, waiting = 0, answers.good, self._waiting
+        whole, received, good, waiting = 0, 0, answers.good, self._waiting
         while (now := clock()) < until_ns:
             for number, _ in poll(POLL_S):
                 try:
@@ -124,12 +148,14 @@ class Loop:
                         if not answers.complete(number, buffer, size):
                             continue
                         whole = answers.size
+                    received += whole
                     now = clock()
                     record(now - sent_at[number])
                     sent_at[number] = now
                     send[number](next_request())
                 except (OSError, ValueError) as error:
                     self._failed(number, error)
+        self._received_bytes = received
 
     def _turn_short(self, until: float) -> None:
         """Answer, close, connect anew."""
@@ -144,6 +170,7 @@ class Loop:
                     size = self._receive[number](buffer)
                     if answers.complete(number, buffer, size):
                         self._latency_ns.append(clock() - self._sent_at[number])
+                        self._received_bytes += answers.size
                         self._sockets.pop(number).close()
                         self._open()
                 except (OSError, ValueError) as error:
@@ -169,9 +196,8 @@ class Loop:
         if failure:
             raise OSError(failure, "connect")
         now = time.perf_counter_ns()
-        if self._close:  # what the client waits for begins with connect()
-            self._connect_ns.append(now - self._sent_at[number])
-        else:
+        self._connect_ns.append(now - self._sent_at[number])
+        if not self._close:  # else what the client waits for begins with connect()
             self._sent_at[number] = now
         self._poller.modify(number, select.EPOLLIN)
         connection.send(self._next_request())
@@ -179,22 +205,28 @@ class Loop:
     def _failed(self, number: int, error: Exception) -> None:
         """Count it and put another connection in its place."""
         self.errors[str(error) or type(error).__name__] += 1
-        if sum(self.errors.values()) > ERROR_LIMIT:
+        if sum(self.errors.values()) > self._failures_allowed:
             raise SystemExit(f"no server to measure: {dict(self.errors)}")
         self._waiting.discard(number)
         self._sockets.pop(number).close()
         self._open()
 
 
-def _percentiles_ms(values_ns: list[int]) -> tuple[float, float]:
-    """The median and the 99th percentile."""
+def _histogram(values_ns: list[int]) -> HdrHistogram:
+    """In microseconds."""
     histogram = HdrHistogram(1, HIGHEST_US, SIGNIFICANT_DIGITS)
     for value_us, count in Counter(value // 1000 for value in values_ns).items():
         histogram.record_value(min(max(1, value_us), HIGHEST_US), count)
-    if not values_ns:
-        return 0.0, 0.0
-    p50_us, p99_us = (histogram.get_value_at_percentile(percent) for percent in (50, 99))
-    return p50_us / 1000, p99_us / 1000
+    return histogram
+
+
+def _percentiles_ms(histogram: HdrHistogram, *percentiles: float) -> list[float]:
+    """Zeros of a histogram that is empty."""
+    return [histogram.get_value_at_percentile(percent) / 1000 for percent in percentiles]
+
+
+def _mean_ms(values_ns: list[int]) -> float:
+    return sum(values_ns) / len(values_ns) / 1e6 if values_ns else 0.0
 
 
 def main() -> int:
@@ -204,6 +236,8 @@ def main() -> int:
     add("--connections", type=int, default=360)
     add("--seconds", type=float, default=3.0)
     add("--close", action="store_true", help="a new connection for each request")
+    add("--silently", action="store_true", help="with --close: the server is not told, we close")
+    add("--failures-allowed", type=int, default=FAILURES_ALLOWED, help="beyond it, the run ends")
     add("--targets", type=Path, help="a file of targets, one a line, to ask for in turn")
     add("--header", action="append", default=[], metavar="NAME: VALUE", help="may be given again")
     options = parser.parse_args()
@@ -211,8 +245,10 @@ def main() -> int:
         options.url,
         options.connections,
         close=options.close,
+        say_close=not options.silently,
         targets=options.targets.read_text().splitlines() if options.targets else (),
         lines=options.header,
+        failures_allowed=options.failures_allowed,
     )
     print(json.dumps(asdict(loop.run(options.seconds))))
     return 0

@@ -65,7 +65,7 @@ class Meter:
         return await self._run(server, load, self.seconds)
 
     async def _run(self, server: Program, load: Load, seconds: float) -> Figures:
-        url, watch = server.url(load.path), _Watch(server, self.cores.server)
+        url, watch = server.url(load.path), Watch(server, self.cores.server)
         if self.generator == "wrk":
             command = wrk.command(
                 url,
@@ -90,7 +90,7 @@ class Meter:
         return Figures(rate, p50_ms, p99_ms, failed, cpu_s * 1e6 / answers, idle, others)
 
 
-class _Watch:
+class Watch:
     """What a server and its core do from now on."""
 
     def __init__(self, server: Program, core: int | None) -> None:

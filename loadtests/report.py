@@ -62,7 +62,7 @@ def print_works(works: Sequence[Recorder], seconds: float) -> None:
         ]
         for work in works
     ]
-    _print_table([*heads[:2], *(f"{head} ms" for head in heads[2:])], rows)
+    print_table([*heads[:2], *(f"{head} ms" for head in heads[2:])], rows)
     print()
     for work in works:
         print(f"{work.work}: {work.due} due, {work.sent} sent, {work.unsent} unsent{_whys(work)}")
@@ -85,7 +85,7 @@ def print_parts(parts: Sequence[Usage], own_cpu_s: float, requests: int) -> None
         for part in parts
     ]
     rows.append(["(this generator)", "", *_cpu_cells(own_cpu_s, requests)])
-    _print_table(["part", "PSS MiB", "CPU s", "CPU us a request"], rows)
+    print_table(["part", "PSS MiB", "CPU s", "CPU us a request"], rows)
 
 
 def conclude(
@@ -111,7 +111,7 @@ def conclude(
 def print_rows(rows: Sequence[Row]) -> None:
     """A comparison: both sides, the median ratio with its spread over the rounds, and the aim."""
     heads = ["work", "value", "unit", "peer", "peer's", "ratio", "rounds", "aim", ""]
-    _print_table(heads, [_comparison_cells(row) for row in rows])
+    print_table(heads, [_comparison_cells(row) for row in rows])
     noted: dict[str, list[str]] = {}
     for row in rows:
         if row.note:
@@ -142,7 +142,7 @@ def _cpu_cells(cpu_s: float | None, requests: int) -> list[str]:
     return [f"{cpu_s:.2f}", f"{cpu_s * 1e6 / requests:.0f}" if requests else ""]
 
 
-def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """The first column to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     for row in (heads, *rows):

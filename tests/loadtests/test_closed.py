@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from loadtests.peers import PYTHON
+from loadtests.peers import PAGE, PYTHON
 from loadtests.programs import BrokenRunError, Program, output_of, running
 
 CONNECTIONS = 8
@@ -37,7 +37,11 @@ async def test_kept_connections_are_used_again(server: Program) -> None:
     assert outcome["errors"] == {}
     assert outcome["answers"] > 10 * CONNECTIONS
     assert 0 < outcome["p50_ms"] <= outcome["p99_ms"]
-    assert outcome["connect_p99_ms"] == 0
+    assert 0 < outcome["p50_ms"] <= outcome["p90_ms"] <= outcome["p99_ms"] <= outcome["p999_ms"]
+    assert 0 < outcome["mean_ms"] < outcome["max_ms"]
+    assert outcome["connections_made"] == CONNECTIONS
+    assert outcome["connect_mean_ms"] > 0
+    assert outcome["percentiles"][-1][0] == 100
     assert 0.3 <= outcome["seconds"] < 1
 
 
@@ -46,6 +50,14 @@ async def test_short_connections_are_made_anew_for_each_request(server: Program)
     assert outcome["errors"] == {}
     assert outcome["answers"] > CONNECTIONS
     assert 0 < outcome["connect_p99_ms"] <= outcome["p99_ms"]
+    assert outcome["connections_made"] >= outcome["answers"]
+    assert outcome["received_bytes"] > outcome["answers"] * len(PAGE)
+
+
+async def test_this_side_can_close_by_itself(server: Program) -> None:
+    outcome = await closed(server, "/", "--close", "--silently")
+    assert outcome["errors"] == {}
+    assert outcome["connections_made"] >= outcome["answers"] > CONNECTIONS
 
 
 async def test_targets_of_a_file_are_asked_for_in_turn(server: Program, tmp_path: Path) -> None:
