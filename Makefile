@@ -52,8 +52,8 @@ coverage: setup ## every test, and which lines they reach (the tests take twice 
 faults: setup ## the long forms of the fault experiments
 	$(RUN) pytest -m faults $(ARGS)
 
-load: setup ## load a running stack: QPS, percentiles, errors, memory and CPU of each part
-	@exec $(RUN) loadtests.load $(ARGS)
+load: setup ## load a running stack, and see whether targets hold (SCENARIO=promotion PROFILE=stress; ARGS=--list)
+	@exec $(RUN) loadtests.load $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
 
 bench-access: setup ## access against Node, Go, Gin and nginx (QUICK=1: short; docs/benchmarks.md)
 	@exec $(RUN) loadtests.bench_access $(ARGS)

@@ -1,6 +1,6 @@
-"""`make load`: product pages and payments against a running stack, by an open loop.
+"""`make load`: a scenario against a running stack, by an open loop, with targets that hold or not.
 
-Exit code 0: every arrival was sent and answered; 1: some were not; 69: there is nothing to load.
+Exit code 0: all was sent and every target held; 1: not so; 69: there is nothing to load.
 """
 
 from __future__ import annotations
@@ -9,219 +9,138 @@ import argparse
 import asyncio
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
 
+import msgspec
 import uvloop
 
-from infra.local.folder import DEFAULT_DATA_DIR, DataFolder, NotRunningError
-from loadtests import schedule
-from loadtests.generator import Send, open_loop
-from loadtests.recorder import PERCENTILES, Recorder
-from loadtests.report import Progress, print_parts, print_works
-from loadtests.result import NO_PEER, RESULTS, Row, write
-from loadtests.shop import Checkouts, Goods, NoShopError, ProductPages, read_goods
-from loadtests.usage import Usage, UsageMeter
-from services.keepalive import ExchangeError, Pool
-
-VARIANTS_OF: Final = 50  # products whose variants are bought: enough that none sells out soon
-WARM_UP_SEED: Final = 1_000_003  # other arrivals than those measured
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A run: recorders of the works, usage of the parts, seconds from first arrival to last."""
-
-    works: list[Recorder]
-    parts: list[Usage]
-    own_cpu_s: float
-    seconds: float
+from infra.local.folder import DEFAULT_DATA_DIR, NotRunningError
+from loadtests import compare, options
+from loadtests.outcome import Outcome, conclude, print_outcome
+from loadtests.own_stack import Shop, own_shop, running_shop
+from loadtests.perform import perform
+from loadtests.profiles import FIRST_STEP, PROFILES, STEP, STEPS, Run
+from loadtests.programs import BrokenRunError
+from loadtests.result import RESULTS
+from loadtests.scenario import Scenario, ScenarioError, find, read
+from loadtests.shop import NoShopError
+from services.keepalive import ExchangeError
 
 
-async def measure(
-    options: argparse.Namespace, url: str, parts: Sequence[dict[str, Any]]
-) -> Measured:
-    """Read the catalog, warm up, run both loads at once."""
-    pages = Pool.to(url, size=options.connections)
-    checkouts = Pool.to(url, size=options.connections)
-    try:
-        goods = await read_goods(pages, products=options.products, variants_of=VARIANTS_OF)
-        if not goods.variant_ids and options.payments_rate:
-            raise NoShopError("everything in the shop is sold out")
-        if options.warm_up_s:
-            seed = options.seed + WARM_UP_SEED
-            await run_works(options, (pages, checkouts), goods, options.warm_up_s, seed)
-        meter, own_cpu_s, began_at = UsageMeter(parts), time.process_time(), time.monotonic()
-        works = await run_works(
-            options, (pages, checkouts), goods, options.seconds, options.seed, show=True
-        )
-        took_s = time.monotonic() - began_at
-        return Measured(works, meter.read(), time.process_time() - own_cpu_s, took_s)
-    finally:
-        await pages.aclose()
-        await checkouts.aclose()
+async def load(chosen: argparse.Namespace, scenario: Scenario) -> list[Outcome]:
+    """All runs that the profile is made of: one, or steps up to the one that misses a target."""
+    async with AsyncExitStack() as stack:
+        if chosen.own_stack:
+            shop = await stack.enter_async_context(own_shop(scenario.stack))
+        else:
+            shop = running_shop(chosen.url, chosen.data_dir)
+            _check_stack(scenario, shop)
+        profile = PROFILES[chosen.profile]
+        if chosen.warm_up_s:
+            await _warm_up(chosen, scenario, shop)
+        if profile.name != "breakpoint":
+            run = Run.of(scenario, profile, seconds=chosen.seconds, load=chosen.load)
+            return [await _one(chosen, run, shop)]
+        return await _to_the_knee(chosen, scenario, shop)
 
 
-async def run_works(
-    options: argparse.Namespace,
-    pools: tuple[Pool, Pool],
-    goods: Goods,
-    seconds: float,
-    seed: int,
-    *,
-    show: bool = False,
-) -> list[Recorder]:
-    """One run of `seconds`; the recorders of what was asked for."""
-    pages, checkouts, payments = (
-        Recorder("product page"),
-        Recorder("checkout (order, payment)"),
-        Recorder("its payment alone"),
-    )
-    loads: list[tuple[Recorder, Send, Iterator[float]]] = []
-    if options.rate:
-        browse = ProductPages(pools[0], goods, seed=seed)
-        loads.append((pages, browse, _arrivals(options, options.rate, seconds, seed)))
-    if options.payments_rate:
-        buy = Checkouts(pools[1], goods, payments, seed=seed)
-        loads.append((checkouts, buy, _arrivals(options, options.payments_rate, seconds, seed + 1)))
-    async with Progress([load[0] for load in loads], seconds, show=show):
-        await asyncio.gather(
-            *(
-                open_loop(arrivals, send, recorder, timeout_s=options.timeout_s)
-                for recorder, send, arrivals in loads
-            )
-        )
-    return [recorder for recorder in (pages, checkouts, payments) if recorder.due]
+async def _to_the_knee(chosen: argparse.Namespace, scenario: Scenario, shop: Shop) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for number in range(STEPS):
+        times = chosen.load * FIRST_STEP * STEP**number
+        run = Run.of(scenario, PROFILES["breakpoint"], seconds=chosen.seconds, load=times)
+        outcomes.append(await _one(chosen, run, shop))
+        outcomes[-1].print_step()
+        if not outcomes[-1].held:
+            break
+    return outcomes
 
 
-def _arrivals(
-    options: argparse.Namespace, rate: float, seconds: float, seed: int
-) -> Iterator[float]:
-    if options.arrivals == "constant":
-        return schedule.constant(rate, seconds)
-    return schedule.poisson(rate, seconds, seed=seed)
+async def _one(chosen: argparse.Namespace, run: Run, shop: Shop) -> Outcome:
+    return await perform(run, shop, processes=chosen.processes, seed=chosen.seed, show=True)
 
 
-def rows_of(measured: Measured) -> list[Row]:
-    """The figures of a run in the form of a result file."""
-    rows: list[Row] = []
-
-    def add(work: str, value: float, unit: str, note: str = NO_PEER) -> None:
-        rows.append(Row(work, round(value, 3), unit, note=note))
-
-    for work in measured.works:
-        add(work.work, work.answered / measured.seconds, "answers/s")
-        for percentile in PERCENTILES:
-            add(f"{work.work}, p{percentile:g}", work.percentile_ms(percentile), "ms")
-        add(f"{work.work}, max", work.max_ms(), "ms")
-        add(f"{work.work}, unsent", work.unsent, "requests")
-        add(f"{work.work}, generator late by at most", work.late_us / 1000, "ms")
-        for kind, count in work.errors.items():
-            add(f"{work.work}, error: {kind}", count, "requests")
-        for kind, count in work.refusals.items():
-            add(f"{work.work}, refused: {kind}", count, "requests")
-    for part in measured.parts:
-        add(f"memory of {part.name}", part.memory_bytes, "bytes (PSS)")
-        if part.cpu_s is not None:
-            add(f"CPU of {part.name}", part.cpu_s, "s")
-    add("CPU of the generator", measured.own_cpu_s, "s")
-    return rows
+async def _warm_up(chosen: argparse.Namespace, scenario: Scenario, shop: Shop) -> None:
+    """Without sale and faults, which happen once."""
+    traffic = tuple(one for one in scenario.traffic if one.does not in ("claim", "idle", "live"))
+    if traffic:
+        calm = msgspec.structs.replace(scenario, traffic=traffic, sale=None, fault=())
+        run = Run.of(calm, PROFILES["warm-up"], seconds=chosen.warm_up_s, load=chosen.load)
+        await perform(run, shop, processes=1, seed=chosen.seed + 1_000_003)
 
 
-def find_stack(options: argparse.Namespace) -> tuple[str, list[dict[str, Any]]]:
-    """The address to load and the parts to measure; NotRunningError where there is neither.
-
-    An address that was given may be anywhere: then only parts of a local stack with the same
-    address are measured.
-    """
-    try:
-        state = DataFolder.at(options.data_dir).running_state()
-    except NotRunningError:
-        if options.url is None:
-            raise
-        return options.url, []
-    url = options.url or str(state["url"])
-    return url, state["parts"] if url.rstrip("/") == state["url"] else []
-
-
-def report(options: argparse.Namespace, url: str, measured: Measured, started_at: datetime) -> int:
-    """Print and write the result; the exit code."""
-    print_works(measured.works, measured.seconds)
-    print()
-    requests = sum(work.sent for work in measured.works)
-    print_parts(measured.parts, measured.own_cpu_s, requests)
-    settings = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(options).items()
-        if name not in ("data_dir", "results")
-    }
-    path = write(
-        "load",
-        rows_of(measured),
-        settings=settings | {"url": url},
-        started_at=started_at,
-        folder=options.results,
-    )
-    print(f"\nwritten to {path}")
-    failed = [work.work for work in measured.works if work.failed]
-    if failed:
-        print(f"failed: {', '.join(failed)}: arrivals unsent or errors, see above", file=sys.stderr)
-    return 1 if failed else 0
+def _check_stack(scenario: Scenario, shop: Shop) -> None:
+    if scenario.stack.needed:
+        raise NoShopError(f"{scenario.title}: needs a stack of its own (--own-stack)")
+    if scenario.fault and shop.data_dir is None:
+        raise NoShopError("its faults are for a stack that runs on this machine, or --own-stack")
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m loadtests.load", description=__doc__)
     add = parser.add_argument
+    add("--scenario", default="shop", help="one of loadtests/scenarios, or a file like those")
+    add("--profile", default="average", choices=list(PROFILES), help="how hard, and how long")
+    add("--list", action="store_true", help="say which scenarios and profiles there are")
+    add("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two results: ratios of B to A")
     add("--url", help="the shop; without it, the stack that runs on the data folder")
     add("--data-dir", type=Path, default=DEFAULT_DATA_DIR, help="of the local stack")
-    add("--rate", type=_not_negative, default=200.0, help="product pages a second")
-    add("--payments-rate", type=_not_negative, default=10.0, help="orders placed and paid a second")
-    add("--seconds", type=_positive, default=15.0)
-    add("--warm-up-s", type=_not_negative, default=2.0, help="before it, not measured")
-    add("--arrivals", choices=["poisson", "constant"], default="poisson")
+    add("--own-stack", action="store_true", help="start one for it, as the scenario wants it")
+    add("--seconds", type=options.positive, help="instead of the profile's length")
+    add("--load", type=options.positive, default=1.0, help="times the rates of the scenario")
+    add("--processes", type=options.whole, default=1, help="that send, each its share")
+    add("--warm-up-s", type=options.not_negative, default=2.0, help="before it, not measured")
     add("--seed", type=int, default=1)
-    add("--products", type=int, default=1000, help="how many different pages at most")
-    add("--connections", type=int, default=64, help="kept alive, for pages and checkouts each")
-    add("--timeout-s", type=_positive, default=5.0, help="from the intended start")
+    add("--name", help="of the result file, without .json")
     add("--results", type=Path, default=RESULTS, help="folder of the result file")
-    options = parser.parse_args(arguments)
-    if not options.rate and not options.payments_rate:
-        parser.error("nothing to do: --rate and --payments-rate are 0")
-    return options
+    return parser.parse_args(arguments)
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
+def list_all() -> int:
+    from loadtests.scenario import SCENARIOS
 
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError("can not be negative")
-    return value
+    print("scenarios (loadtests/scenarios):")
+    for file in sorted(SCENARIOS.glob("*.toml")):
+        print(f"  {file.stem:<14}{read(file).title}")
+    print("profiles:")
+    for profile in PROFILES.values():
+        print(f"  {profile.name:<14}{profile.about}")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = read_options(arguments)
+    chosen = read_options(arguments)
     started_at = datetime.now(UTC)
     try:
-        url, parts = find_stack(options)
+        if chosen.list:
+            return list_all()
+        if chosen.compare:
+            return compare.compare(*chosen.compare)
+        scenario = read(find(chosen.scenario))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            measured = runner.run(measure(options, url, parts))
-    except (NotRunningError, NoShopError) as error:
+            outcomes = runner.run(load(chosen, scenario))
+    except (NotRunningError, NoShopError, compare.NotComparableError) as error:
         print(error, file=sys.stderr)
         return os.EX_UNAVAILABLE
+    except (ScenarioError, BrokenRunError) as error:
+        print(error, file=sys.stderr)
+        return os.EX_DATAERR if isinstance(error, ScenarioError) else 1
     except ExchangeError as error:
-        print(f"nothing to load at {url}: {error}", file=sys.stderr)
+        print(f"nothing to load at {chosen.url or 'the stack'}: {error}", file=sys.stderr)
         return os.EX_UNAVAILABLE
-    return report(options, url, measured, started_at)
+    print_outcome(outcomes[-1])
+    settings = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(chosen).items()
+        if name not in ("data_dir", "results", "compare", "list", "name") and value is not None
+    }
+    for outcome in outcomes:
+        outcome.command = f"make load SCENARIO={chosen.scenario} PROFILE={chosen.profile}"
+    name = chosen.name or f"load-{Path(chosen.scenario).stem}"
+    return conclude(outcomes, name, settings=settings, started_at=started_at, folder=chosen.results)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,39 +14,30 @@ from loadtests.result import Row, write
 from loadtests.story import Story
 from loadtests.usage import Usage
 
-PROGRESS_EVERY_S: Final = 0.5
 MIB: Final = 1024 * 1024
 
 
-class Progress:
-    """A line on a terminal that shows how far the works are; nothing in a pipe."""
+class ProgressLine:
+    """A line on a terminal that shows how far each kind of traffic is; nothing in a pipe."""
 
-    def __init__(self, works: Sequence[Recorder], seconds: float, *, show: bool) -> None:
-        self._works = works
+    def __init__(self, seconds: float, *, show: bool) -> None:
         self._seconds = seconds
-        self._task: asyncio.Task[None] | None = None
+        self._began_at: float | None = None
         self._show = show and sys.stderr.isatty()
 
-    async def __aenter__(self) -> None:
+    def heard(self, so_far: Sequence[Mapping[str, Any]]) -> None:
+        """So many were sent of each work, and so many failed."""
+        if not self._show:
+            return
+        self._began_at = self._began_at or time.monotonic()
+        passed_s = min(time.monotonic() - self._began_at, self._seconds)
+        parts = [f"{passed_s:.0f} s of {self._seconds:.0f} s"]
+        parts += [f"{one['work']}: {one['sent']} sent, {one['errors']} failed" for one in so_far]
+        print("\r\x1b[K" + "   ".join(parts), end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
         if self._show:
-            self._task = asyncio.create_task(self._run())
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-    async def _run(self) -> None:
-        began_at = time.monotonic()
-        while True:
-            passed_s = time.monotonic() - began_at
-            parts = [f"{min(passed_s, self._seconds):.0f} s of {self._seconds:.0f} s"]
-            parts += [
-                f"{work.work}: {work.sent} sent, {sum(work.errors.values())} errors"
-                for work in self._works
-            ]
-            print("\r\x1b[K" + "   ".join(parts), end="", file=sys.stderr, flush=True)
-            await asyncio.sleep(PROGRESS_EVERY_S)
 
 
 def print_works(works: Sequence[Recorder], seconds: float) -> None:

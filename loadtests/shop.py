@@ -7,12 +7,12 @@ import random
 import time
 import uuid
 from bisect import bisect
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, field
+from itertools import accumulate, cycle
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from loadtests.generator import Failed, Refused, Start
+from loadtests.generator import Asked, Failed, OneRequest, Refused, Start
 from loadtests.recorder import Recorder
 from services.deadline import Deadline
 from services.keepalive import Headers, Pool, Response
@@ -34,6 +34,10 @@ class Goods:
 
     slugs: list[str]
     variant_ids: list[str]
+    words: list[str] = field(default_factory=list)  # of titles, to search for
+    guests: list[str] = field(default_factory=list)  # tokens of customers who are known
+    accounts: list[tuple[str, str]] = field(default_factory=list)  # address and password
+    flash_sale_id: str = ""
 
 
 class Zipf:
@@ -51,11 +55,13 @@ class Zipf:
 async def read_goods(pool: Pool, *, products: int, variants_of: int) -> Goods:
     """Slugs from the first pages of the list, and variants on the pages of the first of them."""
     slugs: list[str] = []
+    titles: list[str] = []
     cursor: str | None = ""
     while cursor is not None and len(slugs) < products:
         query = "?" + urlencode({"cursor": cursor}) if cursor else ""
         page = await _read_json(pool, f"/products{query}")
         slugs += [item["slug"] for item in page["items"]]
+        titles += [item.get("title", "") for item in page["items"]]
         cursor = page["next_cursor"]
     if not slugs:
         raise NoShopError("the shop has no products")
@@ -63,7 +69,8 @@ async def read_goods(pool: Pool, *, products: int, variants_of: int) -> Goods:
     for slug in slugs[:variants_of]:
         page = await _read_json(pool, page_target(slug))
         variant_ids += [v["variant_id"] for v in page["variants"] if v["band"] != "sold_out"]
-    return Goods(slugs[:products], variant_ids)
+    words = {word.lower() for title in titles[:products] for word in title.split()}
+    return Goods(slugs[:products], variant_ids, sorted(filter(str.isalpha, words)))
 
 
 async def _read_json(pool: Pool, target: str) -> Any:
@@ -79,21 +86,27 @@ def page_target(slug: str) -> str:
     return f"/products/{quote(slug, safe='')}"
 
 
-class ProductPages:
+class ProductPages(OneRequest):
     """Opens a product page, the popular ones most often."""
 
-    def __init__(self, pool: Pool, goods: Goods, *, seed: int) -> None:
-        self._pool = pool
-        self._targets = [page_target(slug).encode("ascii") for slug in goods.slugs]
-        self._zipf = Zipf(len(self._targets), seed=seed)
+    def __init__(
+        self,
+        pool: Pool,
+        goods: Goods,
+        *,
+        seed: int,
+        exponent: float = ZIPF_EXPONENT,
+        own: bytes = b"",
+    ) -> None:
+        self.pool = pool
+        targets = [page_target(slug).encode("ascii") for slug in goods.slugs]
+        self._requests = [Asked(b"GET", target, [], b"", own) for target in targets]
+        self._zipf = Zipf(len(targets), seed=seed, exponent=exponent)
 
-    async def __call__(self, start: Start) -> None:
-        answer = await self._pool.request(
-            b"GET",
-            self._targets[self._zipf.pick()],
-            deadline=start.deadline,
-            patience=start.patience,
-        )
+    def ask(self) -> Asked:
+        return self._requests[self._zipf.pick()]
+
+    def judge(self, answer: Response) -> None:
         if answer.status != 200:
             raise Failed(f"status {answer.status}")
 
@@ -105,19 +118,27 @@ class Checkouts:
     and is in the latency of the whole.
     """
 
-    def __init__(self, pool: Pool, goods: Goods, payments: Recorder, *, seed: int) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        goods: Goods,
+        payments: Recorder,
+        *,
+        seed: int,
+        payment_method: str = "tok_approve",
+        own: bytes = b"",
+    ) -> None:
+        """own: header lines of each request, as they are."""
         self._pool = pool
         self._payments = payments
+        self._payment_method = payment_method
+        self._own = own
         self._variant_ids = list(goods.variant_ids)
         self._dice = random.Random(seed)
 
     async def __call__(self, start: Start) -> None:
-        variant_id = self._dice.choice(self._variant_ids)
-        order = await self._order(start, variant_id)
-        self._payments.due += 1
-        began_at = time.monotonic()
+        order = await self._order(start, self._dice.choice(self._variant_ids))
         await self._pay(start, order["order_id"], order["customer_token"])
-        self._payments.answer(time.monotonic() - began_at)
 
     async def _order(self, start: Start, variant_id: str) -> Any:
         body = {"lines": [{"variant_id": variant_id, "quantity": 1}]}
@@ -127,12 +148,14 @@ class Checkouts:
         return _document(answer, "order")
 
     async def _pay(self, start: Start, order_id: str, token: str) -> None:
-        headers: Headers = [(b"authorization", b"Bearer " + token.encode("ascii"))]
-        body = {"payment_method": "tok_approve"}
-        answer = await self._post(start, f"/orders/{order_id}/payments", body, headers)
+        self._payments.arrive(start.second)
+        began_at = time.monotonic()
+        body = {"payment_method": self._payment_method}
+        answer = await self._post(start, f"/orders/{order_id}/payments", body, bearer(token))
         state = _document(answer, "payment")["state"]
         if state != "SUCCESS":
             raise Failed(f"payment: {state}")
+        self._payments.answer(time.monotonic() - began_at, start.second)
 
     async def _post(
         self, start: Start, target: str, body: dict[str, Any], headers: Headers | None = None
@@ -143,9 +166,95 @@ class Checkouts:
             target.encode("ascii"),
             [JSON_HEADERS, key, *(headers or [])],
             json.dumps(body).encode(),
+            own=self._own,
             deadline=start.deadline,
             patience=start.patience,
         )
+
+
+class Claims(Checkouts):
+    """A known customer claims a unit of the flash sale and pays it.
+
+    That the sale is not open yet or sold out, and that he has had his share, are whole answers.
+    """
+
+    def __init__(
+        self, pool: Pool, goods: Goods, payments: Recorder, *, seed: int, **options: Any
+    ) -> None:
+        super().__init__(pool, goods, payments, seed=seed, **options)
+        self._target = f"/flash-sales/{goods.flash_sale_id}/claims"
+        self._next_guest = cycle(self._dice.sample(goods.guests, len(goods.guests))).__next__
+
+    async def __call__(self, start: Start) -> None:
+        token = self._next_guest()
+        answer = await self._post(start, self._target, {"quantity": 1}, bearer(token))
+        if answer.status == 409:
+            raise Refused(json.loads(answer.body)["type"].rpartition("/")[2])
+        await self._pay(start, _document(answer, "claim")["order_id"], token)
+
+
+class Searches(OneRequest):
+    """Looks for a word that stands in some titles."""
+
+    def __init__(self, pool: Pool, goods: Goods, *, seed: int, own: bytes = b"") -> None:
+        self.pool = pool
+        if not goods.words:
+            raise NoShopError("no title has a word to search for")
+        targets = ["/products?" + urlencode({"q": word}) for word in goods.words]
+        self._requests = [Asked(b"GET", target.encode(), [], b"", own) for target in targets]
+        self._dice = random.Random(seed)
+
+    def ask(self) -> Asked:
+        return self._dice.choice(self._requests)
+
+    def judge(self, answer: Response) -> None:
+        if answer.status != 200:
+            raise Failed(f"status {answer.status}")
+
+
+class Requests(OneRequest):
+    """The same request again and again; any 2xx is what was hoped for."""
+
+    def __init__(
+        self, pool: Pool, method: str, target: str, body: str, *, own: bytes = b""
+    ) -> None:
+        self.pool = pool
+        headers = [JSON_HEADERS] if body else []
+        self._asked = Asked(method.encode(), target.encode(), headers, body.encode(), own)
+
+    def ask(self) -> Asked:
+        return self._asked
+
+    def judge(self, answer: Response) -> None:
+        if not 200 <= answer.status < 300:
+            raise Failed(f"status {answer.status}")
+
+
+class Logins(OneRequest):
+    """Opens a session; each account in turn."""
+
+    def __init__(self, pool: Pool, goods: Goods, *, own: bytes = b"") -> None:
+        self.pool = pool
+        if not goods.accounts:
+            raise NoShopError("there is no account to log in to")
+        bodies = (
+            json.dumps({"email": email, "password": password}).encode()
+            for email, password in goods.accounts
+        )
+        self._next = cycle(
+            Asked(b"POST", b"/sessions", [JSON_HEADERS], body, own) for body in bodies
+        ).__next__
+
+    def ask(self) -> Asked:
+        return self._next()
+
+    def judge(self, answer: Response) -> None:
+        if answer.status != 201:
+            raise Failed(f"status {answer.status}")
+
+
+def bearer(token: str) -> Headers:
+    return [(b"authorization", b"Bearer " + token.encode("ascii"))]
 
 
 def _document(answer: Response, what: str) -> Any:

@@ -25,17 +25,17 @@ class UsageMeter:
 
     def __init__(self, parts: Sequence[dict[str, Any]]) -> None:
         self._pids = {str(part["name"]): int(part["pid"]) for part in parts if part["pid"]}
-        self._before = {name: _cpu_s(pid) for name, pid in self._pids.items()}
+        self._before = {name: cpu_s(pid) for name, pid in self._pids.items()}
 
     def read(self) -> list[Usage]:
         """What each part has taken since this meter was made."""
         return [
-            Usage(name, memory_bytes(pid), _difference(self._before[name], _cpu_s(pid)))
+            Usage(name, memory_bytes(pid), _difference(self._before[name], cpu_s(pid)))
             for name, pid in self._pids.items()
         ]
 
 
-def _cpu_s(pid: int) -> float | None:
+def cpu_s(pid: int) -> float | None:
     """CPU seconds of a process and all below it, those that have ended included."""
     try:
         process = psutil.Process(pid)

@@ -139,7 +139,7 @@ class Part:
 
 
 class Business:
-    """The process of scripted_business.py."""
+    """The process of loadtests/peers/scripted.py."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -174,7 +174,7 @@ Counts = dict[str, int]
 async def scripted_business(*, at_once: int, latency_ms: float) -> AsyncIterator[Business]:
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.failures.scripted_business", str(port))
+        *(sys.executable, "-m", "loadtests.peers.scripted", str(port))
     )
     business = Business(port)
     try:

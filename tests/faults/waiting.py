@@ -2,25 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import time
-from collections.abc import Awaitable, Callable
-from typing import Final
+from loadtests.waiting import NotInTimeError, until
 
-# Short against anything a test waits for, long against the cost of asking.
-ASK_EVERY_S: Final = 0.01
-
-
-async def until(
-    condition: Callable[[], bool | Awaitable[bool]], *, within_s: float, what: str
-) -> float:
-    """Ask until the condition holds; returns the seconds it took, or fails after `within_s`."""
-    started_at = time.monotonic()
-    while True:
-        answer = condition()
-        if await answer if inspect.isawaitable(answer) else answer:
-            return time.monotonic() - started_at
-        if time.monotonic() - started_at > within_s:
-            raise AssertionError(f"not within {within_s} s: {what}")
-        await asyncio.sleep(ASK_EVERY_S)
+__all__ = ["NotInTimeError", "until"]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import shutil
+import sys
 import time
 
 import pytest
 
 from loadtests import schedule
 from loadtests.generator import BEHIND_LIMIT_S, Start, open_loop
+from loadtests.programs import output_of
 from loadtests.recorder import Recorder
 from loadtests.shop import Goods, ProductPages
 from services.keepalive import Pool
@@ -137,3 +142,39 @@ async def test_a_loop_that_is_cancelled_takes_its_requests_along(start_shop: Sta
         with pytest.raises(asyncio.CancelledError):
             await running
     assert recorder.sent == 0
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+async def test_wrk_sees_a_stall_as_the_open_loop_does_and_a_closed_loop_does_not(
+    start_shop: StartShop,
+) -> None:
+    """A quarter of the time the server stands still: a tenth of all waits are over 300 ms.
+
+    wrk is a closed loop too, but adds to what it saw the waits of requests that it would have sent
+    (stats_correct in its source). Without that, a stall is one answer of thousands.
+    """
+    async with start_shop() as shop:
+        url = f"{shop.url}/products/red-shirt"
+        closed = [sys.executable, "-m", "loadtests.closed", "--url", url]
+        recorder = Recorder("product page")
+        loads = asyncio.gather(
+            output_of(["wrk", "-t1", "-c1", "-d2s", "--latency", url], None),
+            output_of([*closed, "--connections=1", "--seconds=3"], None),
+            run(shop.url, rate=20, seconds=2, recorder=recorder),
+        )
+        await until(lambda: recorder.answered >= 12, within_s=10, what="0.6 s have passed")
+        shop.pause()
+        await asyncio.sleep(0.5)
+        shop.resume()
+        by_wrk, by_closed, _ = await loads
+    ours_ms = recorder.percentile_ms(90)
+    assert 150 < ours_ms < 600
+    assert 0.4 < wrk_percentiles_ms(by_wrk)["90"] / ours_ms < 2.5
+    assert json.loads(by_closed)["p99_ms"] < 150
+
+
+def wrk_percentiles_ms(said: str) -> dict[str, float]:
+    """50, 75, 90 and 99 of what wrk prints with --latency."""
+    units = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+    found = re.findall(r"^ +(\d+)% +([\d.]+)(us|ms|s) *$", said, re.MULTILINE)
+    return {percent: float(value) * units[unit] for percent, value, unit in found}

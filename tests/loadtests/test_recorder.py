@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from loadtests.recorder import Recorder
+import json
+
+from loadtests.recorder import Recorder, merged
 
 
 def test_percentiles_are_those_of_all_latencies() -> None:
@@ -40,3 +42,24 @@ def test_latencies_beyond_the_scale_are_kept_at_its_end() -> None:
     recorder.answer(3600.0)
     assert recorder.sent == 2
     assert recorder.max_ms() >= 600_000
+
+
+def test_what_several_processes_recorded_is_one_recorder() -> None:
+    parts = [Recorder("work"), Recorder("work")]
+    for number in range(1, 1001):
+        part, second = parts[number % 2], number // 500
+        part.arrive(second)
+        part.answer(number / 1000, second)
+    parts[0].arrive(1)
+    parts[0].leave_out(1)
+    parts[1].arrive(2)
+    parts[1].error("no answer in time", 5.0, 2)
+    documents = [json.loads(json.dumps(part.document())) for part in parts]
+    whole = merged("work", documents)
+    assert (whole.due, whole.answered, whole.unsent, whole.sent) == (1002, 1000, 1, 1001)
+    assert whole.errors == {"no answer in time": 1}
+    assert abs(whole.percentile_ms(99) / 990 - 1) < 0.003
+    first, then, last = whole.timeline(3)
+    assert (first.due, first.answered, then.due, then.unsent) == (499, 499, 501, 1)
+    assert (last.errors, last.p99_ms) == (1, 5000.0)
+    assert abs(first.p50_ms - 250) <= 1

@@ -1,4 +1,4 @@
-"""Business with a scripted cost: `python -m tests.failures.scripted_business PORT`.
+"""Business with a scripted cost: `python -m loadtests.peers.scripted PORT`.
 
 At most `at_once` requests are worked on, each for latency_ms; the others wait, all of them, as
 they would before a database. POST /scripted sets both, and `fails`: then everything is answered

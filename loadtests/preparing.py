@@ -1,0 +1,115 @@
+"""What has to be in the shop before a scenario runs: goods, customers, a flash sale."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from loadtests.profiles import Run
+from loadtests.shop import JSON_HEADERS, SETUP_TIMEOUT_S, Goods, NoShopError, bearer, read_goods
+from services.deadline import Deadline
+from services.keepalive import Headers, Pool
+
+VARIANTS_OF: Final = 50  # products whose variants are bought: enough that none sells out soon
+AT_ONCE: Final = 8  # requests of the preparation under way, few enough to be refused by nobody
+SHOPPERS: Final = {"page", "search", "checkout", "claim", "events", "live"}  # who need goods
+SALE_LASTS: Final = timedelta(hours=1)
+SALE_SHARE: Final = 0.5  # of its price, at which a unit of the sale is sold
+
+
+async def prepare(run: Run, url: str) -> Goods:
+    """Read the shop and put into it what the run needs; NoShopError where it can not be had."""
+    wanted = {traffic.does for traffic in run.scenario.traffic}
+    pool = Pool.to(url, size=AT_ONCE)
+    try:
+        if not wanted & SHOPPERS:
+            return Goods([], [])
+        goods = await read_goods(pool, products=run.scenario.products, variants_of=VARIANTS_OF)
+        if not goods.variant_ids and wanted & {"checkout", "claim"}:
+            raise NoShopError("everything in the shop is sold out")
+        if run.scenario.sale is not None:
+            goods = replace(goods, guests=await _guests(pool, run.scenario.sale.buyers))
+        return goods
+    finally:
+        await pool.aclose()
+
+
+async def open_sale(run: Run, url: str, goods: Goods, operator_token: str | None) -> Goods:
+    """Set up the flash sale of the scenario, that opens so long from now. Last of all."""
+    sale = run.scenario.sale
+    if sale is None:
+        return goods
+    if operator_token is None:
+        raise NoShopError("only an operator sets up a flash sale: give TERCET_OPERATOR_TOKEN")
+    pool = Pool.to(url, size=1)
+    try:
+        page = await _page_of_variant(pool, goods)
+        opens_at = datetime.now(UTC) + timedelta(seconds=sale.opens_at_s * run.stretch)
+        price = page["price"]
+        body = {
+            "variant_id": page["variant_id"],
+            "opens_at": opens_at.isoformat(),
+            "closes_at": (opens_at + SALE_LASTS).isoformat(),
+            "quantity": sale.units,
+            "customer_limit": sale.customer_limit,
+            "unit_price": {
+                "amount_minor": max(1, round(price["amount_minor"] * SALE_SHARE)),
+                "currency": price["currency"],
+            },
+        }
+        made = await _post(pool, "/flash-sales", body, bearer(operator_token))
+        return replace(goods, flash_sale_id=made["flash_sale_id"])
+    finally:
+        await pool.aclose()
+
+
+async def _page_of_variant(pool: Pool, goods: Goods) -> dict[str, Any]:
+    """The first variant that can be had."""
+    for slug in goods.slugs:
+        answer = await pool.request(
+            b"GET", f"/products/{slug}".encode(), deadline=Deadline.after(SETUP_TIMEOUT_S)
+        )
+        if answer.status == 200:
+            for variant in json.loads(answer.body)["variants"]:
+                if variant["variant_id"] in goods.variant_ids:
+                    found: dict[str, Any] = variant
+                    return found
+    raise NoShopError("no variant of the products can be had")
+
+
+async def _guests(pool: Pool, count: int) -> list[str]:
+    """Tokens of new customers, whom the shop knows by an empty cart each."""
+
+    async def one() -> str:
+        return str((await _post(pool, "/carts", {}))["customer_token"])
+
+    return list(await _some_at_once(count, one))
+
+
+async def _some_at_once(count: int, make: Any) -> Sequence[Any]:
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one() -> Any:
+        async with slots:
+            return await make()
+
+    return await asyncio.gather(*(one() for _ in range(count)))
+
+
+async def _post(pool: Pool, target: str, body: Any, headers: Headers | None = None) -> Any:
+    key = (b"idempotency-key", uuid.uuid4().hex.encode())
+    answer = await pool.request(
+        b"POST",
+        target.encode(),
+        [JSON_HEADERS, key, *(headers or [])],
+        json.dumps(body).encode(),
+        deadline=Deadline.after(SETUP_TIMEOUT_S),
+    )
+    if not 200 <= answer.status < 300:
+        raise NoShopError(f"POST {target} answered {answer.status}: {answer.body[:200]!r}")
+    return json.loads(answer.body)
