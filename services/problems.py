@@ -134,6 +134,12 @@ class Forbidden(Problem):
     status, name, title = 403, "forbidden", "This is not allowed"
 
 
+class CrossSiteRequest(Problem):
+    """A page of another site had a browser send what changes something, with the cookie of here."""
+
+    status, name, title = 403, "cross-site-request", "This came from another site"
+
+
 class NotFound(Problem):
     """There is no such thing, or it belongs to somebody else."""
 

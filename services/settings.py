@@ -61,6 +61,14 @@ def _networks(value: str) -> str:
     return value
 
 
+def _origins(value: str) -> str:
+    for part in _parts(value):
+        parts = urlsplit(part)
+        if part != f"{parts.scheme}://{parts.netloc}" or parts.scheme not in ("http", "https"):
+            raise ValueError("must look like https://shop.example,https://app.example:8443")
+    return value
+
+
 def _rates(value: str) -> str:
     for part in _parts(value):
         name, _, rate = part.partition("=")
@@ -95,6 +103,7 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 OptionalHttpUrl = Annotated[str, AfterValidator(lambda value: value and _http_url(value))]
 HttpUrls = Annotated[str, AfterValidator(_http_urls)]
 NetworkList = Annotated[str, AfterValidator(_networks)]
+OriginList = Annotated[str, AfterValidator(_origins)]
 RateList = Annotated[str, AfterValidator(_rates)]
 
 
@@ -335,7 +344,13 @@ class AccessSettings(InternalSettings, ValkeySettings, EventsSettings, CookieSet
     checkout_pool_size: int = Field(
         default_factory=lambda: 4 * cores(),
         ge=1,
-        description="connections to business for orders and logins",
+        description="connections to business for orders and carts",
+    )
+    login_pool_size: int = Field(
+        default_factory=lambda: 2 * cores(),
+        ge=1,
+        description="connections to business for logins and accounts: a password takes a core of"
+        " business some 50 ms, and what waits there for one is no use",
     )
     other_pool_size: int = Field(
         default_factory=lambda: 4 * cores(),
@@ -360,6 +375,11 @@ class AccessSettings(InternalSettings, ValkeySettings, EventsSettings, CookieSet
     )
     unlimited_networks: NetworkList = Field(
         "127.0.0.0/8,::1/128", description="addresses of no client in particular: not limited"
+    )
+    allowed_origins: OriginList = Field(
+        "",
+        description="other sites, by commas, whose pages may send what changes something with the"
+        " cookies of here: https://shop.example",
     )
     customer_rates: RateList = Field(
         "checkout=10/50,payment=10/50,other=50/200",
@@ -389,6 +409,10 @@ class AccessSettings(InternalSettings, ValkeySettings, EventsSettings, CookieSet
     @property
     def business_urls(self) -> list[str]:
         return _parts(self.business_url)
+
+    @property
+    def origins(self) -> list[str]:
+        return _parts(self.allowed_origins)
 
     @model_validator(mode="after")
     def _whole_tls(self) -> AccessSettings:

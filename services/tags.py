@@ -25,7 +25,12 @@ CHANNEL: Final = "tercet:tags"
 HEARTBEAT_S: Final = 0.5
 SILENCE_S: Final = 1.5  # three heartbeats
 RECONNECT_S: Final = 0.2
+# For who may be a second late and no more: a heartbeat that is late by less than another one, and
+# 0.1 s for a relay from looking for tags to telling them.
+STEADY_S: Final = 0.9
 DEAF_S: Final = 3 * SILENCE_S  # a connection that half died says nothing: make another
+# Of a customer, whose id follows: an identity has ended or changed. No page has such a tag.
+CUSTOMER_TAG: Final = "customer-"
 
 
 class TagMessage(msgspec.Struct, frozen=True):
@@ -53,6 +58,7 @@ class TagSubscriber:
         self.silent_at = 0.0
         self.sure_since = math.inf
         self._verified_since = float("-inf")
+        self._steady_since = float("-inf")
         self._lost = False
 
     def on_purge(self, purge: Callable[[list[str], int], None]) -> None:
@@ -68,6 +74,17 @@ class TagSubscriber:
         if now >= self.silent_at:  # asked for with each page, so the short way first
             self._forget_silent(now)
         return self._verified_since if self._relays else None
+
+    def steady_since(self) -> float | None:
+        """The same, and no relay that speaks was silent for STEADY_S; None while one is.
+
+        What is told may come late without a gap: by a network that stands still for a while. So
+        where that matters, silence counts as a gap sooner.
+        """
+        silent_at = self._silent_at - SILENCE_S + STEADY_S
+        if not self._relays or time.monotonic() >= silent_at:
+            return None
+        return max(self._verified_since, self._steady_since)
 
     async def run(self) -> None:
         while True:
@@ -99,6 +116,8 @@ class TagSubscriber:
     def receive(self, data: bytes) -> None:
         """Take one message in; public so that its rules can be tested without a network."""
         now = time.monotonic()
+        if now >= self._silent_at - SILENCE_S + STEADY_S:
+            self._steady_since = now
         self._forget_silent(now)
         try:
             message = _decode(data)

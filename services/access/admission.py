@@ -27,8 +27,8 @@ class Admission:
     def __init__(
         self, sizes: Mapping[Kind, int], *, clients: Callable[[], int] = lambda: LINE_LIMIT
     ) -> None:
-        """sizes: connections to business of each class. Operators share those of OTHER, webhooks
-        those of PAYMENT.
+        """sizes: connections to business of each class. Operators and what is not there share those
+        of OTHER, webhooks those of PAYMENT.
 
         clients: how many connections of clients there are; each can wait for one answer.
         """
@@ -41,7 +41,8 @@ class Admission:
             gate.above = tuple(
                 other for other in self.gates.values() if other.terms.level < gate.terms.level
             )
-        self.gates.setdefault(Route.OPERATOR, self.gates[Route.OTHER])
+        for kind in (Route.OPERATOR, Route.LOGIN, Route.BEACON):
+            self.gates.setdefault(kind, self.gates[Route.OTHER])
         if Route.PAYMENT in self.gates:
             self.gates.setdefault(Route.WEBHOOK, self.gates[Route.PAYMENT])
 

@@ -78,15 +78,18 @@ class Edge:
                 Route.PAGE: settings.page_pool_size,
                 Route.CHECKOUT: settings.checkout_pool_size,
                 Route.PAYMENT: settings.payment_pool_size,
+                Route.LOGIN: settings.login_pool_size,
                 Route.OTHER: settings.other_pool_size,
             },
             clients=lambda: self.connections.open,
         )
         self.allowances = Allowances.of(settings)
-        self.forwarder = Forwarder(settings, self.admission, self.allowances, self.proxies)
+        self.tag_stream = TagStream(settings)
+        self.forwarder = Forwarder(
+            settings, self.admission, self.allowances, self.proxies, self.tag_stream
+        )
         self.beacons = Beacons(settings, self.admission, self.allowances, self.proxies, self.memory)
         self.readiness = Readiness(self.forwarder.control)
-        self.tag_stream = TagStream(settings)
         self.pages = Pages(
             memory_bytes=settings.page_memory_bytes,
             fetch=self.forwarder.fetch_page,
@@ -97,7 +100,8 @@ class Edge:
     async def start(self) -> None:
         """Begin what runs beside the connections; called within the event loop."""
         secret = self.settings.internal_secret.get_secret_value().encode()
-        self.tag_stream.start(self.pages, self.forwarder.control, secret)
+        forwarder = self.forwarder
+        self.tag_stream.start(self.pages, forwarder.control, secret, forwarder.identities)
         self.allowances.start()
         self.live.start()
 

@@ -52,14 +52,6 @@ NOT_ANSWERED: Final = frozenset(
         b"x-content-type-options",  # access says it itself, once
     )
 )
-CREDENTIALS: Final[dict[Route, frozenset[bytes]]] = {
-    Route.PAGE: frozenset((b"authorization", b"cookie")),
-    Route.OPERATOR: frozenset(),
-    Route.WEBHOOK: frozenset((b"authorization", b"cookie")),
-    Route.CHECKOUT: frozenset((b"authorization",)),
-    Route.PAYMENT: frozenset((b"authorization",)),
-    Route.OTHER: frozenset((b"authorization",)),
-}
 # Clients choose the names, and how long: what is beyond these is decided each time.
 DECISIONS_KEPT: Final = 1024
 NAME_KEPT_BYTES: Final = 64
@@ -71,7 +63,7 @@ class Way(IntEnum):
 
     ON = 0
     DROPPED = 1
-    CREDENTIAL = 2  # goes on or not by the class of traffic
+    CREDENTIAL = 2  # ends here: business is told whose it is
     CONNECTION = 3
     REQUEST_ID = 4
     TRACEPARENT = 5
@@ -165,7 +157,7 @@ class Sorted:
         for way, field in special:
             if way is Way.CREDENTIAL:
                 (cookies if field[0] == b"cookie" else authorizations).append(field[1])
-                if field[0] not in CREDENTIALS[route]:
+                if route is Route.OPERATOR:
                     self.passed.append(field)
             elif way is Way.TRACESTATE:
                 states.append(field)

@@ -11,17 +11,18 @@ import asyncio
 import time
 from typing import Final
 
-import orjson
-
 from services.access.admission import Admission
 from services.access.allowances import Allowances
+from services.access.claims import Claim, claim_of, guest_digest, session_cookie
 from services.access.client_address import Networks, client_of
 from services.access.consistency import Tokens
+from services.access.cross_site import Sites
 from services.access.fields import Sorted, answer_lines, field_line
 from services.access.gate import Outcome
-from services.access.identity import Identities, Unasked, claim_of
+from services.access.identities import Identities, Stream, Unasked
+from services.access.identity import Identity, read_identity
 from services.access.passage import KEYED, Passage
-from services.access.routes import NOBODYS, Route
+from services.access.routes import NOBODYS, SAFE, Route
 from services.access.tracing import made_traceparent
 from services.addresses import Addresses
 from services.balance import Balance
@@ -76,6 +77,7 @@ class Forwarder:
         admission: Admission,
         allowances: Allowances,
         proxies: Networks,
+        stream: Stream,
     ) -> None:
         self._admission = admission
         self._allowances = allowances
@@ -95,13 +97,16 @@ class Forwarder:
             Route.PAGE: pool(settings.page_pool_size),
             Route.CHECKOUT: pool(settings.checkout_pool_size),
             Route.PAYMENT: pool(settings.payment_pool_size),
+            Route.LOGIN: pool(settings.login_pool_size),
             Route.OTHER: pool(settings.other_pool_size),
         }
-        self.pools[Route.OPERATOR] = self.pools[Route.OTHER]
+        self.pools[Route.OPERATOR] = self.pools[Route.BEACON] = self.pools[Route.OTHER]
         self.pools[Route.WEBHOOK] = self.pools[Route.PAYMENT]
         # Identities and readiness: short reads that no other class may hold up.
         self.control = pool(CONTROL_SIZE)
-        self.identities = Identities(self._customer_by_digest)
+        self.identities = Identities(self._identity_by_digest, stream)
+        self._session_cookie = session_cookie(secure=settings.cookie_secure)
+        self._sites = Sites(settings.origins)
         self._tokens = Tokens(settings)
         self._live: set[Passage] = set()
 
@@ -116,34 +121,27 @@ class Forwarder:
             passage.address = passage.client.address if passage.client is not None else ""
             if self._behind_proxies:
                 passage.address = client_of(passage.address, passage.headers, self._proxies)
-            customer_id = None if route is PAGE else self._customer(passage, fields)
+            found = None if route in NOBODYS else self._who(passage, route, fields)
             now = time.monotonic()
-            known = None if isinstance(customer_id, Unasked) else customer_id
+            if not isinstance(found, Unasked):
+                passage.identity = found
             if route in self._allowances.limited:
-                refusal = self._allowances.take(route, passage.address, known, now)
+                refusal = self._allowances.take(route, passage.address, passage.customer_id, now)
                 if refusal is not None:
                     raise refusal.problem()
-            if isinstance(customer_id, Unasked):
+            if isinstance(found, Unasked):
                 self._take_time(passage, None)
             elif self._gates[route].try_enter():
-                self._send(passage, route, fields, customer_id, now)
+                self._send(passage, route, fields, now)
             else:
-                place = _Place(self, passage, customer_id)
-                self._admission.join(route, passage.deadline, place)
+                self._admission.join(route, passage.deadline, _Place(self, passage))
         except Problem as problem:
             self._refuse(passage, problem, "ignored")
 
-    def _send(
-        self,
-        passage: Passage,
-        route: Route,
-        fields: Sorted,
-        customer_id: str | None,
-        now: float,
-    ) -> None:
+    def _send(self, passage: Passage, route: Route, fields: Sorted, now: float) -> None:
         """To business, now that admission has let it in: at once if a connection is idle."""
         passage.admitted_at = now
-        headers = self._headers(passage, fields, customer_id)
+        headers = self._headers(passage, fields)
         try:
             begun = self.pools[route].begin(
                 passage.method,
@@ -226,9 +224,9 @@ class Forwarder:
 
     # What admission calls
 
-    def let_in(self, passage: Passage, customer_id: str | None) -> None:
+    def let_in(self, passage: Passage) -> None:
         if passage.route is not None and passage.sorted is not None:
-            self._send(passage, passage.route, passage.sorted, customer_id, time.monotonic())
+            self._send(passage, passage.route, passage.sorted, time.monotonic())
 
     def turned_away(self, passage: Passage, error: Exception) -> None:
         if not isinstance(error, Problem):
@@ -244,6 +242,9 @@ class Forwarder:
         if passage.admitted_at and passage.route is not None:
             outcome: Outcome = "dropped" if status in OVERLOADED else "ok"
             self._gates[passage.route].leave(now - passage.admitted_at, outcome, now)
+        if passage.route is Route.LOGIN and passage.identity is not None:
+            # What it has ended is over here before its client knows; elsewhere when it is told.
+            self.identities.forget(passage.identity.customer_id)
         if client is not None:
             lines = answer_lines(answer, to_head=passage.method == b"HEAD")
             if passage.route is not PAGE:
@@ -263,10 +264,20 @@ class Forwarder:
 
     # Parts of it
 
-    def _customer(self, passage: Passage, fields: Sorted) -> str | Unasked | None:
-        if passage.route in NOBODYS:
-            return None
-        return self.identities.known(claim_of(fields.authorizations, fields.cookies))
+    def _who(self, passage: Passage, route: Route, fields: Sorted) -> Identity | Unasked | None:
+        """Whose request it is, as far as that is known; raises what is wrong with how it says so.
+
+        A login is no other site's to send either, though no cookie vouches for it: it would have
+        the browser act for somebody else from then on.
+        """
+        claim = self._claim(fields)
+        trusting = not claim.bearer and (claim.token is not None or route is Route.LOGIN)
+        if trusting and passage.method not in SAFE:
+            self._sites.check(passage.headers, passage.host)
+        return self.identities.known(claim)
+
+    def _claim(self, fields: Sorted) -> Claim:
+        return claim_of(fields.authorizations, fields.cookies, self._session_cookie)
 
     def _take_time(self, passage: Passage, headers: Headers | None) -> None:
         passage.task = asyncio.get_running_loop().create_task(self._pass_on(passage, headers))
@@ -292,14 +303,13 @@ class Forwarder:
         if route is None or fields is None:
             raise RuntimeError("a request is passed on before its route is known")
         if headers is None:
-            customer_id = None
             if route not in NOBODYS:
-                claim = claim_of(fields.authorizations, fields.cookies)
-                customer_id = await self.identities.customer_of(claim, passage.deadline)
+                claim = self._claim(fields)
+                passage.identity = await self.identities.identity_of(claim, passage.deadline)
             if not self._admission.try_enter(route):
                 await self._admission.enter(route, passage.deadline)
             passage.admitted_at = time.monotonic()
-            headers = self._headers(passage, fields, customer_id)
+            headers = self._headers(passage, fields)
         return await self.pools[route].request(
             passage.method,
             passage.target,
@@ -311,19 +321,14 @@ class Forwarder:
 
     def _limits_of(self, passage: Passage) -> Headers:
         """RateLimit fields, for a class whose limits all processes share."""
-        route, fields = passage.route, passage.sorted
-        if route is None or fields is None or not self._allowances.shares(route):
+        route = passage.route
+        if route is None or not self._allowances.shares(route):
             return []
-        try:
-            found = self._customer(passage, fields)
-        except Problem:  # its token has ended since
-            return []
-        customer_id = None if isinstance(found, Unasked) else found
         now = time.monotonic()
-        limits = self._allowances.headers(route, passage.address, customer_id, now)
+        limits = self._allowances.headers(route, passage.address, passage.customer_id, now)
         return [(name.encode(), value.encode()) for name, value in limits.items()]
 
-    def _headers(self, passage: Passage, fields: Sorted, customer_id: str | None) -> Headers:
+    def _headers(self, passage: Passage, fields: Sorted) -> Headers:
         """The client's fields that go on and what it is known by; fields.own is the rest."""
         fields.own = fields.lines + self._own % (
             fields.request_id,
@@ -332,9 +337,14 @@ class Forwarder:
             passage.address.encode(),
         )
         headers = fields.passed
-        if customer_id is not None:
-            headers.append((b"x-customer-id", customer_id.encode()))
-            headers += self._tokens.shown(fields, customer_id)
+        identity = passage.identity
+        if identity is not None:
+            headers += identity.fields
+            headers += self._tokens.shown(fields, identity.customer_id)
+        if passage.route is Route.LOGIN and fields.cookies:
+            digest = guest_digest(fields.cookies)
+            if digest is not None:  # whose cart and orders may come along
+                headers.append((b"x-guest-token-sha256", digest.encode()))
         return headers
 
     def _refuse(self, passage: Passage, problem: Problem, outcome: Outcome) -> None:
@@ -351,16 +361,20 @@ class Forwarder:
         if passage.admitted_at and passage.route is not None:
             self._gates[passage.route].leave(now - passage.admitted_at, outcome, now)
 
-    async def _customer_by_digest(self, digest: str, deadline: Deadline) -> str | None:
+    async def _identity_by_digest(
+        self, digest: str, position: int, deadline: Deadline
+    ) -> Identity | None:
         deadline = deadline.within(LOOKUP_S)
-        headers = ((b"x-internal-secret", self._secret),)
+        headers = [(b"x-internal-secret", self._secret)]
+        if position:
+            headers.append((b"x-internal-min-position", b"%d" % position))
         target = b"/internal/identities/" + digest.encode()
         try:
             answer = await self.control.request(b"GET", target, headers, deadline=deadline)
         except ExchangeError as error:
             raise problem_of(error) from error
         if answer.status == 200:
-            return str(orjson.loads(answer.body)["customer_id"])
+            return read_identity(answer.body)
         if answer.status == 404:
             return None
         raise Unavailable("The token could not be checked.", retry_after_s=1)
@@ -369,18 +383,17 @@ class Forwarder:
 class _Place:
     """A request in the line of admission; called as a future would be, without being one."""
 
-    __slots__ = ("_customer_id", "_forwarder", "_passage")
+    __slots__ = ("_forwarder", "_passage")
 
-    def __init__(self, forwarder: Forwarder, passage: Passage, customer_id: str | None) -> None:
+    def __init__(self, forwarder: Forwarder, passage: Passage) -> None:
         self._forwarder = forwarder
         self._passage = passage
-        self._customer_id = customer_id
 
     def done(self) -> bool:
         return self._passage.over
 
     def set_result(self, _: None) -> None:
-        self._forwarder.let_in(self._passage, self._customer_id)
+        self._forwarder.let_in(self._passage)
 
     def set_exception(self, error: Exception) -> None:
         self._forwarder.turned_away(self._passage, error)

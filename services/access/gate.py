@@ -257,7 +257,8 @@ class Gate:
         return min(max(self._latency_s / 2, SHORTEST_WAIT_S), OVERLOADED_WAIT_S)
 
     def _press(self, now: float, seconds: float) -> None:
-        self.pressed_until = max(self.pressed_until, now + seconds)
+        if self.terms.presses:
+            self.pressed_until = max(self.pressed_until, now + seconds)
 
     def _yields(self, now: float) -> bool:
         for gate in self.above:  # noqa: SIM110  # any() would make a generator for each who waits

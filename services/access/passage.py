@@ -13,6 +13,7 @@ from services.problems import GatewayTimeout, Problem, Unavailable
 
 if TYPE_CHECKING:
     from services.access.fields import Sorted
+    from services.access.identity import Identity
 
 # Where business takes an Idempotency-Key. Elsewhere what is sent again is done again. What has
 # begun there goes on when its client leaves.
@@ -78,6 +79,7 @@ class Passage:
         "deadline",
         "headers",
         "host",
+        "identity",
         "if_none_match",
         "keep_alive",
         "method",
@@ -111,6 +113,7 @@ class Passage:
         self.deadline = Deadline(now + timeout_s)
         self.route: Route | None = None
         self.sorted: Sorted | None = None
+        self.identity: Identity | None = None  # until it is known, and of nobody
         self.carrier: Carrier | None = None
         self.task: asyncio.Task[None] | None = None
         self.admitted_at = 0.0  # 0.0: admission has not let it in
@@ -132,6 +135,10 @@ class Passage:
             self.carrier.failed(self, error)
 
     # What there is to say about it
+
+    @property
+    def customer_id(self) -> str | None:
+        return None if self.identity is None else self.identity.customer_id
 
     def is_safe(self) -> bool:
         return self.method in SAFE

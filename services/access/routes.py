@@ -28,6 +28,8 @@ class Route(Enum):
     PAGE = "page"  # the same for everybody: fetched without cookie, token and customer
     CHECKOUT = "checkout"
     PAYMENT = "payment"  # waits for the provider
+    LOGIN = "login"  # waits for a password to be hashed: accounts and sessions being changed
+    BEACON = "beacon"  # what browsers tell of what is looked at
     OPERATOR = "operator"  # the only one whose Authorization is for business to judge
     WEBHOOK = "webhook"  # of a provider, who signs it: of no customer
     BEACON = "beacon"  # behaviour events, which go no further than access
@@ -38,6 +40,7 @@ class Route(Enum):
 
 
 BY_FIRST_PART: Final = {"operator": Route.OPERATOR, "webhooks": Route.WEBHOOK}
+ACCOUNTS: Final = frozenset(("customers", "sessions"))
 # Those of no customer: nobody is asked who it is.
 NOBODYS: Final = frozenset((Route.PAGE, Route.OPERATOR, Route.WEBHOOK))
 
@@ -55,6 +58,8 @@ def route_of(method: bytes, path: str) -> Route | None:
     if first in BY_FIRST_PART:
         return BY_FIRST_PART[first]
     plain = plain.rstrip("/")
+    if first in ACCOUNTS and method not in SAFE:
+        return Route.LOGIN
     if method == b"POST":
         return _route_of_post(plain)
     is_cart_line = method in (b"PUT", b"DELETE") and CART_LINE_PATH.fullmatch(plain)

@@ -1,4 +1,4 @@
-"""What access is told about pages: by Valkey which of them are old, by business which there are.
+"""What access is told: by Valkey what has changed, by business which pages there are.
 
 Neither is waited for. Without Valkey pages are held for a second at a time, without the word of
 business none is held yet; both are asked again until they answer.
@@ -14,7 +14,7 @@ from services.access.targets import PageRule, read_rules
 from services.deadline import Deadline
 from services.exchange import Headers, Response
 from services.settings import ValkeySettings
-from services.tags import TagSubscriber
+from services.tags import CUSTOMER_TAG, TagSubscriber
 from services.tasks import end_tasks
 from services.telemetry import logger
 from services.valkey import connect
@@ -38,6 +38,12 @@ class Holder(Protocol):
     def purge(self, tags: list[str], position: int) -> None: ...
 
     def learn(self, rules: Sequence[PageRule]) -> None: ...
+
+
+class Believer(Protocol):
+    """Who believes what was said of customers."""
+
+    def purge(self, tags: Sequence[str], position: int) -> None: ...
 
 
 class Business(Protocol):
@@ -65,9 +71,23 @@ class TagStream:
         since = self._subscriber.verified_since()
         return None if since is None else since + SETTLED_S
 
-    def start(self, pages: Holder, business: Business, secret: bytes) -> None:
+    def steady_since(self) -> float | None:
+        """Since when what was told of customers has come in time; None: that is not certain now."""
+        return self._subscriber.steady_since()
+
+    def start(
+        self, pages: Holder, business: Business, secret: bytes, identities: Believer | None = None
+    ) -> None:
         """Listen and ask from now on, whether or not anybody answers."""
-        self._subscriber.on_purge(pages.purge)
+
+        def purge(tags: list[str], position: int) -> None:
+            of_pages = [tag for tag in tags if not tag.startswith(CUSTOMER_TAG)]
+            if of_pages:
+                pages.purge(of_pages, position)
+            if identities is not None and len(of_pages) < len(tags):
+                identities.purge(tags, position)
+
+        self._subscriber.on_purge(purge)
         self._tasks = [
             asyncio.create_task(self._subscriber.run()),
             asyncio.create_task(self._keep_asking(pages, business, secret)),

@@ -13,11 +13,14 @@ class Terms:
     level: int
     patience_s: float  # longest wait while there is no overload; 0.0: none, and none at all below
     adaptive: bool = True
+    presses: bool = True  # whether the classes below give way while this one waits
 
 
 TERMS: Final = {
     "payment": Terms(0, 1.0, adaptive=False),  # a slow provider is not overload
-    "login": Terms(1, 1.0),
+    # What a login waits for is a processor for its password, of which business lends a few: nobody
+    # who gives way brings it forward, and a flood of them must not take pages away.
+    "login": Terms(1, 1.0, presses=False),
     "checkout": Terms(1, 1.0),
     "page": Terms(2, 0.5),
     "other": Terms(2, 0.5),
