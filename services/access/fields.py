@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
-from services.access.routes import Route
 from services.access.tracing import REQUEST_ID, made_traceparent, valid_traceparent
 from services.consistency import TOKEN_HEADER
 from services.exchange import Headers, Response, UnsafeRequest
@@ -118,7 +117,7 @@ class Sorted:
         "traceparent",
     )
 
-    def __init__(self, headers: Headers, route: Route, lines: bytes | None = None) -> None:
+    def __init__(self, headers: Headers, lines: bytes | None = None) -> None:
         """lines: all that goes on of the headers, where that is known."""
         self.cookies: Sequence[bytes] = ()
         self.authorizations: Sequence[bytes] = ()
@@ -147,9 +146,9 @@ class Sorted:
             self.traceparent = traceparent = made_traceparent()
             self.request_id = traceparent[3:35]
         else:
-            self._sort(special, route)
+            self._sort(special)
 
-    def _sort(self, special: list[tuple[Way, Field]], route: Route) -> None:
+    def _sort(self, special: list[tuple[Way, Field]]) -> None:
         values: dict[Way, list[bytes]] = {}
         cookies: list[bytes] = []
         authorizations: list[bytes] = []
@@ -157,8 +156,6 @@ class Sorted:
         for way, field in special:
             if way is Way.CREDENTIAL:
                 (cookies if field[0] == b"cookie" else authorizations).append(field[1])
-                if route is Route.OPERATOR:
-                    self.passed.append(field)
             elif way is Way.TRACESTATE:
                 states.append(field)
             else:

@@ -116,7 +116,7 @@ class Forwarder:
         passage.carrier = self
         self._live.add(passage)
         try:
-            fields = passage.sorted = Sorted(passage.headers, route, passage.passed)
+            fields = passage.sorted = Sorted(passage.headers, passage.passed)
             passage.request_id = fields.request_id
             passage.address = passage.client.address if passage.client is not None else ""
             if self._behind_proxies:

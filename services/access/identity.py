@@ -16,10 +16,10 @@ class IdentityDocument(msgspec.Struct, frozen=True):
     """GET /internal/identities/{token_sha256}: the guests whose things came along at a login."""
 
     customer_id: UUID
-    role: Role = "guest"
-    session_id: UUID | None = None
-    guests: tuple[UUID, ...] = ()
-    expires_in_s: float = 60.0
+    role: Role
+    session_id: UUID | None
+    guests: tuple[UUID, ...]
+    expires_in_s: float
 
 
 class Identity:

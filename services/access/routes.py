@@ -30,7 +30,7 @@ class Route(Enum):
     PAYMENT = "payment"  # waits for the provider
     LOGIN = "login"  # waits for a password to be hashed: accounts and sessions being changed
     BEACON = "beacon"  # what browsers tell of what is looked at
-    OPERATOR = "operator"  # the only one whose Authorization is for business to judge
+    OPERATOR = "operator"
     WEBHOOK = "webhook"  # of a provider, who signs it: of no customer
     BEACON = "beacon"  # behaviour events, which go no further than access
     LIVE = "live"  # streams that stay open: answered here
@@ -42,7 +42,7 @@ class Route(Enum):
 BY_FIRST_PART: Final = {"operator": Route.OPERATOR, "webhooks": Route.WEBHOOK}
 ACCOUNTS: Final = frozenset(("customers", "sessions"))
 # Those of no customer: nobody is asked who it is.
-NOBODYS: Final = frozenset((Route.PAGE, Route.OPERATOR, Route.WEBHOOK))
+NOBODYS: Final = frozenset((Route.PAGE, Route.WEBHOOK))
 
 
 def route_of(method: bytes, path: str) -> Route | None:

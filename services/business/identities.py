@@ -9,11 +9,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.business.answers import json_bytes
+from services.business.requests import read_position
 from services.business.shop import Shop
-from services.data.customers import select_identity
-from services.problems import NotFound
+from services.data.customers import Identity, select_identity
+from services.data.sources import Replica
+from services.problems import GatewayTimeout, NotFound, Unavailable
+from services.telemetry import logger
+
+log = logger(__name__)
 
 SHA256_HEX_LENGTH: Final = 64
+STANDBY_FOR_S: Final = 1  # how long access may believe what a standby says
 
 
 async def show_identity(shop: Shop, request: Request) -> Response:
@@ -25,8 +31,30 @@ async def show_identity(shop: Shop, request: Request) -> Response:
         raise NotFound from None
     if len(text) != SHA256_HEX_LENGTH:
         raise NotFound
-    identity = await select_identity(shop.database.primary, token_sha256)
+    identity = await _identity(shop, token_sha256, read_position(request))
     if identity is None:
         raise NotFound
     body = orjson.dumps(identity._asdict(), default=str)  # the ids are of asyncpg's own class
     return json_bytes(body, 200, {"cache-control": "no-store"})
+
+
+async def _identity(shop: Shop, token_sha256: bytes, position: int) -> Identity | None:
+    """By the primary; without it by a standby that has replayed what access has heard of.
+
+    Nothing can be ended while there is no primary, and customers can go on to read. That a standby
+    does not know a token says nothing.
+    """
+    try:
+        return await select_identity(shop.database.primary, token_sha256)
+    except (Unavailable, GatewayTimeout):
+        for standby in shop.database.readers(position):
+            if not isinstance(standby, Replica):
+                continue
+            try:
+                identity = await select_identity(standby, token_sha256)
+            except (Unavailable, GatewayTimeout) as error:
+                log.warning("read failed over", source=standby.name, error=repr(error))
+                continue
+            if identity is not None:
+                return identity._replace(expires_in_s=min(STANDBY_FOR_S, identity.expires_in_s))
+        raise

@@ -208,6 +208,8 @@ def _problems_by_status(endpoint: Endpoint) -> dict[int, list[type[Problem]]]:
     ]
     if endpoint.method != "GET":
         kinds += WRITING
+        if not endpoint.signed:
+            kinds.append(problems.CrossSiteRequest)
     if endpoint.guard != "nobody":
         kinds.append(problems.Unauthenticated)
     by_status: dict[int, list[type[Problem]]] = {}

@@ -123,6 +123,11 @@ async def forbidden(shop: Shop) -> Got:
     return await shop.business.get("/products", headers={"x-internal-secret": "no"})
 
 
+async def cross_site_request(shop: Shop) -> Got:
+    headers = {"cookie": "tercet_session=" + "a" * 43, "sec-fetch-site": "cross-site"}
+    return await shop.http.post("/orders", headers=headers, json={})
+
+
 async def not_found(shop: Shop) -> Got:
     return await shop.http.get("/products/no-such-thing")
 
@@ -371,6 +376,7 @@ PRODUCERS: Final[Mapping[str, Producer]] = {
     "unauthenticated": unauthenticated,
     "webhook-refused": webhook_refused,
     "forbidden": forbidden,
+    "cross-site-request": cross_site_request,
     "not-found": not_found,
     "method-not-allowed": method_not_allowed,
     "request-timeout": request_timeout,
