@@ -96,9 +96,13 @@ class TagSubscriber:
                 self._lost = True
             except Exception:  # a bug, of whoever purges perhaps: what is held is not certain now
                 log.exception("tag stream broken")
-            self._relays.clear()
-            self.sure_since = math.inf
+            self.lose()
             await asyncio.sleep(RECONNECT_S)
+
+    def lose(self) -> None:
+        """The connection is gone, and with it what was told meanwhile."""
+        self._relays.clear()
+        self.sure_since = math.inf
 
     async def _listen(self) -> None:
         async with self._valkey.pubsub(ignore_subscribe_messages=True) as channel:
