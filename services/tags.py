@@ -81,7 +81,7 @@ class TagSubscriber:
         What is told may come late without a gap: by a network that stands still for a while. So
         where that matters, silence counts as a gap sooner.
         """
-        silent_at = self._silent_at - SILENCE_S + STEADY_S
+        silent_at = self.silent_at - SILENCE_S + STEADY_S
         if not self._relays or time.monotonic() >= silent_at:
             return None
         return max(self._verified_since, self._steady_since)
@@ -120,7 +120,7 @@ class TagSubscriber:
     def receive(self, data: bytes) -> None:
         """Take one message in; public so that its rules can be tested without a network."""
         now = time.monotonic()
-        if now >= self._silent_at - SILENCE_S + STEADY_S:
+        if now >= self.silent_at - SILENCE_S + STEADY_S:
             self._steady_since = now
         self._forget_silent(now)
         try:

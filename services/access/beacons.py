@@ -16,6 +16,7 @@ import msgspec
 
 from services.access.admission import Admission
 from services.access.allowances import Allowances
+from services.access.claims import session_cookie
 from services.access.client_address import Networks, client_of
 from services.access.memory import Memory
 from services.access.passage import Passage
@@ -98,6 +99,7 @@ class Beacons:
         self._gates = tuple(set(admission.gates.values()))
         self._allowances = allowances
         self._proxies = proxies
+        self._session_cookie = session_cookie(secure=settings.cookie_secure)
         self._memory = memory
         self._valkey = connect_events(settings, timeout_s=TIMEOUT_S)
         if self._valkey is not None:
@@ -145,7 +147,7 @@ class Beacons:
                 passage,
                 connection,
                 int(time.time() * 1000),
-                source_of(headers, address),
+                source_of(headers, address, self._session_cookie),
                 len(events),
                 written,
             )

@@ -32,9 +32,7 @@ def session_cookie(*, secure: bool) -> bytes:
     return b"__Host-tercet_session" if secure else b"tercet_session"
 
 
-def claim_of(
-    authorizations: Sequence[bytes], cookies: Sequence[bytes], session: bytes = b"tercet_session"
-) -> Claim:
+def claim_of(authorizations: Sequence[bytes], cookies: Sequence[bytes], session: bytes) -> Claim:
     """Who the values of Authorization and Cookie say that a request comes from.
 
     session: the name of its cookie. A bearer token comes before a session, a session before a

@@ -105,7 +105,7 @@ class Forwarder:
         # Identities and readiness: short reads that no other class may hold up.
         self.control = pool(CONTROL_SIZE)
         self.identities = Identities(self._identity_by_digest, stream)
-        self._session_cookie = session_cookie(secure=settings.cookie_secure)
+        self.session_cookie = session_cookie(secure=settings.cookie_secure)
         self._sites = Sites(settings.origins)
         self._tokens = Tokens(settings)
         self._live: set[Passage] = set()
@@ -277,7 +277,7 @@ class Forwarder:
         return self.identities.known(claim)
 
     def _claim(self, fields: Sorted) -> Claim:
-        return claim_of(fields.authorizations, fields.cookies, self._session_cookie)
+        return claim_of(fields.authorizations, fields.cookies, self.session_cookie)
 
     def _take_time(self, passage: Passage, headers: Headers | None) -> None:
         passage.task = asyncio.get_running_loop().create_task(self._pass_on(passage, headers))

@@ -25,7 +25,7 @@ class IdentityDocument(msgspec.Struct, frozen=True):
 class Identity:
     """A customer with a role, and how business is told of it."""
 
-    __slots__ = ("customer_id", "expires_in_s", "fields", "role")
+    __slots__ = ("customer_id", "expires_in_s", "fields", "guests", "role")
 
     def __init__(self, document: IdentityDocument) -> None:
         self.customer_id = str(document.customer_id)
@@ -37,9 +37,9 @@ class Identity:
         ]
         if document.session_id is not None:
             fields.append((b"x-session-id", str(document.session_id).encode()))
-        if document.guests:
-            guests = ",".join(str(guest) for guest in document.guests)
-            fields.append((b"x-customer-guests", guests.encode()))
+        self.guests = tuple(str(guest) for guest in document.guests)
+        if self.guests:
+            fields.append((b"x-customer-guests", ",".join(self.guests).encode()))
         self.fields: Final[Headers] = fields
 
 

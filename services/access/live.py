@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from services.access.buckets import Connections
+from services.access.claims import Claim, claim_of
 from services.access.client_address import client_of
-from services.access.identity import Claim, Unasked, claim_of
+from services.access.identities import Unasked
+from services.access.identity import Identity
 from services.access.live_fanout import SLICE, FanOut
 from services.access.live_history import History, Message, event_id, read_event_id
 from services.access.live_owners import Owners
@@ -47,6 +49,7 @@ FIELDS: Final = [
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),  # nginx passes it on as it comes
 ]
+ANALYSTS: Final = ("merchant", "operator")
 RESET: Final = b"event: reset\ndata: {}\n\n"
 UNKNOWN_ID: Final = b"-"  # as a Last-Event-ID: whatever was missed, it is not known
 HEARTBEAT: Final = b":\n\n"
@@ -119,7 +122,7 @@ class Live:
             if not wanted.private:
                 self._open(passage, connection, wanted.topics)
                 return
-            claim = _claim(passage)
+            claim = _claim(passage, self._edge.forwarder.session_cookie)
             found = self._edge.forwarder.identities.known(claim)
             if isinstance(found, Unasked):
                 work = self._ask(passage, connection, wanted, claim)
@@ -133,7 +136,7 @@ class Live:
         self, passage: Passage, connection: AccessProtocol, wanted: Wanted, claim: Claim
     ) -> None:
         try:
-            found = await self._edge.forwarder.identities.customer_of(claim, passage.deadline)
+            found = await self._edge.forwarder.identities.identity_of(claim, passage.deadline)
             self._open_private(passage, connection, wanted, claim, found)
         except Problem as problem:
             connection.refuse(passage, problem)
@@ -147,16 +150,21 @@ class Live:
         connection: AccessProtocol,
         wanted: Wanted,
         claim: Claim,
-        customer_id: str | None,
+        identity: Identity | None,
     ) -> None:
-        if customer_id is None:
+        if identity is None:
             raise Unauthenticated
-        if wanted.analytics:
+        if wanted.analytics and identity.role not in ANALYSTS:
             raise Forbidden
-        topics = (*wanted.topics, f"customer:{customer_id}")
-        stream = self._open(passage, connection, topics)
+        topics = list(wanted.topics)
+        if wanted.orders:
+            owners = (identity.customer_id, *identity.guests)
+            topics += [f"customer:{owner}" for owner in owners]
+        if wanted.analytics:
+            topics.append("analytics")
+        stream = self._open(passage, connection, tuple(topics))
         if stream is not None:
-            stream.claim, stream.customer_id = claim, customer_id
+            stream.claim, stream.identity = claim, identity
             self.owners.add(stream)
 
     def _open(
@@ -353,12 +361,12 @@ class Live:
         return [stream for shard in self._shards for stream in shard]
 
 
-def _claim(passage: Passage) -> Claim:
+def _claim(passage: Passage, session_cookie: bytes) -> Claim:
     values = {b"authorization": list[bytes](), b"cookie": list[bytes]()}
     for name, value in passage.headers:
         if name in values:
             values[name].append(value)
-    return claim_of(values[b"authorization"], values[b"cookie"])
+    return claim_of(values[b"authorization"], values[b"cookie"], session_cookie)
 
 
 def _last_event_id(passage: Passage) -> bytes:

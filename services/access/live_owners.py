@@ -7,7 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from services.access.identity import Identities, Unasked
+from services.access.identities import Identities, Unasked
+from services.access.identity import Identity
 from services.access.live_topics import Stream
 from services.deadline import Deadline
 from services.problems import Problem
@@ -48,20 +49,27 @@ class Owners:
                 task = asyncio.get_running_loop().create_task(self._ask(stream))
                 self._asking.add(task)
                 task.add_done_callback(self._asking.discard)
-            elif found != stream.customer_id:
+            elif not _is_the_same(found, stream):
                 self._disown(stream)
 
     async def _ask(self, stream: Stream) -> None:
         """Where nobody can be asked, it is not known, and what is private is not told."""
         if stream.claim is None:
             return
-        found: str | None = None
+        found: Identity | None = None
         with suppress(Problem):
-            found = await self._identities.customer_of(stream.claim, Deadline.after(CHECK_S))
-        if found != stream.customer_id:
+            found = await self._identities.identity_of(stream.claim, Deadline.after(CHECK_S))
+        if not _is_the_same(found, stream):
             self._disown(stream)
 
     async def aclose(self) -> None:
         for task in self._asking:
             task.cancel()
         await asyncio.gather(*self._asking, return_exceptions=True)
+
+
+def _is_the_same(found: Identity | None, stream: Stream) -> bool:
+    """Whether it is whose stream it was, with the role and the guests that it had."""
+    if found is None or stream.identity is None:
+        return False
+    return found is stream.identity or found.fields == stream.identity.fields

@@ -11,7 +11,8 @@ from services.live_stream import START, Position
 from services.problems import Overloaded
 
 if TYPE_CHECKING:
-    from services.access.identity import Claim
+    from services.access.claims import Claim
+    from services.access.identity import Identity
     from services.access.protocol import AccessProtocol
 
 LINGER_S: Final = 30.0  # a topic is kept for who comes back: three times the longest retry
@@ -45,13 +46,13 @@ class Topic:
 class Stream:
     """One client that listens.
 
-    since: it was given what there was up to this position. claim, customer_id: whose it is, where
+    since: it was given what there was up to this position. claim, identity: whose it is, where
     that matters. waits: its Last-Event-ID, while there is no history to look it up in. raised: its
     transport may hold more than others, of what it was given at the beginning.
     """
 
     __slots__ = (
-        *("address", "claim", "connection", "customer_id", "raised", "shard", "since", "topics"),
+        *("address", "claim", "connection", "identity", "raised", "shard", "since", "topics"),
         "waits",
     )
 
@@ -64,7 +65,7 @@ class Stream:
         self.shard = shard
         self.since: Position = START
         self.claim: Claim | None = None
-        self.customer_id = ""
+        self.identity: Identity | None = None
         self.raised = False
         self.waits: bytes | None = None
 

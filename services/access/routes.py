@@ -29,7 +29,6 @@ class Route(Enum):
     CHECKOUT = "checkout"
     PAYMENT = "payment"  # waits for the provider
     LOGIN = "login"  # waits for a password to be hashed: accounts and sessions being changed
-    BEACON = "beacon"  # what browsers tell of what is looked at
     OPERATOR = "operator"
     WEBHOOK = "webhook"  # of a provider, who signs it: of no customer
     BEACON = "beacon"  # behaviour events, which go no further than access

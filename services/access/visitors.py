@@ -13,7 +13,7 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from services.access.identity import claim_of
+from services.access.claims import claim_of
 from services.exchange import Headers
 from services.problems import Problem
 
@@ -49,12 +49,15 @@ def name_of(key: bytes, source: bytes) -> bytes:
     return blake2b(source, digest_size=NAME_BYTES, key=key).digest()
 
 
-def source_of(headers: Headers, address: str) -> bytes:
-    """What tells this visitor from others: to be hashed at once, and never kept."""
+def source_of(headers: Headers, address: str, session_cookie: bytes) -> bytes:
+    """What tells this visitor from others: to be hashed at once, and never kept.
+
+    session_cookie: the name of a session's cookie.
+    """
     authorizations = [value for name, value in headers if name == b"authorization"]
     cookies = [value for name, value in headers if name == b"cookie"]
     try:
-        token = claim_of(authorizations, cookies).token
+        token = claim_of(authorizations, cookies, session_cookie).token
     except Problem:  # an odd Authorization is no reason to refuse an event
         token = None
     if token is not None:

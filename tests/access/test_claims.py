@@ -7,6 +7,7 @@ import pytest
 from services.access.claims import NOBODY, Claim, claim_of, guest_digest, session_cookie
 from services.problems import InvalidRequest, Unauthenticated
 
+PLAIN = session_cookie(secure=False)
 A, B = b"a" * 43, b"b" * 43
 
 
@@ -30,7 +31,7 @@ A, B = b"a" * 43, b"b" * 43
     ],
 )
 def test_a_cookie_is_found(cookies: list[bytes], token: bytes | None) -> None:
-    assert claim_of([], cookies) == Claim(token, bearer=False)
+    assert claim_of([], cookies, PLAIN) == Claim(token, bearer=False)
 
 
 def test_a_secure_session_is_found_by_its_own_name_only() -> None:
@@ -42,18 +43,18 @@ def test_a_secure_session_is_found_by_its_own_name_only() -> None:
 
 def test_a_bearer_token_comes_before_every_cookie() -> None:
     cookies = [b"tercet_session=" + B + b"; tercet_customer=" + B]
-    assert claim_of([b"Bearer " + A], cookies) == Claim(A, bearer=True)
+    assert claim_of([b"Bearer " + A], cookies, PLAIN) == Claim(A, bearer=True)
 
 
 @pytest.mark.parametrize("value", [b"Basic YTpi", b"", b"Token " + A, A, b"Digest x"])
 def test_another_scheme_is_none(value: bytes) -> None:
     with pytest.raises(Unauthenticated):
-        claim_of([value], [])
+        claim_of([value], [], PLAIN)
 
 
 def test_two_authorizations_are_one_too_many() -> None:
     with pytest.raises(InvalidRequest):
-        claim_of([b"Bearer " + A] * 2, [])
+        claim_of([b"Bearer " + A] * 2, [], PLAIN)
 
 
 def test_a_guest_is_named_by_the_hash_of_a_token_that_can_be_one() -> None:

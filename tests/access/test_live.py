@@ -59,7 +59,8 @@ async def business(seen: Seen) -> bytes:
     digest = seen.target.rpartition(b"/")[2]
     if digest not in CUSTOMERS:
         return answer(b"", 404)
-    return answer(orjson.dumps({"customer_id": CUSTOMERS[digest]}))
+    identity = {"customer_id": CUSTOMERS[digest], "role": "customer", "session_id": None}
+    return answer(orjson.dumps(identity | {"guests": [], "expires_in_s": 60}))
 
 
 CUSTOMERS: dict[bytes, str] = {}
