@@ -20,6 +20,8 @@ from tests.access.upstream import Seen, answer
 ALICE: Final = b"alice" + b"a" * 38  # in the form of a token
 BOB: Final = b"bob" + b"b" * 40
 NOBODY: Final = b"nobody"
+ALICES_ID: Final = b"0198c0de-0000-7000-8000-00000000a11c"
+BOBS_ID: Final = b"0198c0de-0000-7000-8000-000000000b0b"
 IDENTITIES: Final = b"/internal/identities/"
 CREDENTIALS: Final = (b"authorization", b"cookie", b"x-customer-id")
 # Pages, private addresses, and private ones that look like pages or files to somebody.
@@ -46,22 +48,24 @@ PATHS: Final = [
 ]
 WAYS: Final = {
     "a token": (b"Authorization: Bearer " + ALICE, b"Authorization: Bearer " + BOB),
-    "a cookie": (b"Cookie: tercet_customer=" + ALICE, b"Cookie: tercet_customer=" + BOB),
+    "a guest's cookie": (b"Cookie: tercet_customer=" + ALICE, b"Cookie: tercet_customer=" + BOB),
+    "a session's": (b"Cookie: tercet_session=" + ALICE, b"Cookie: tercet_session=" + BOB),
 }
 
 
 def of_whom(seen: Seen) -> bytes:
     said = b" ".join(value for name, value in seen.headers if name in CREDENTIALS)
-    if ALICE in said or b"alice" in said:
+    if ALICE in said or ALICES_ID in said:
         return b"alice"
-    return b"bob" if BOB in said or b"bob" in said else NOBODY
+    return b"bob" if BOB in said or BOBS_ID in said else NOBODY
 
 
 async def reckless(seen: Seen) -> bytes:
     """Public, whatever it is; and with whose it is in it."""
     if seen.target.startswith(IDENTITIES):  # every token is known here, as one of two customers
-        who = "alice" if seen.target.endswith(digest(ALICE)) else "bob"
-        return answer(orjson.dumps({"customer_id": who}))
+        who = ALICES_ID if seen.target.endswith(digest(ALICE)) else BOBS_ID
+        identity = {"customer_id": who.decode(), "role": "customer", "session_id": None}
+        return answer(orjson.dumps(identity | {"guests": [], "expires_in_s": 60}))
     whose = of_whom(seen)
     return answer(
         b"secret of " + whose,
