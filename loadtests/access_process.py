@@ -61,7 +61,7 @@ async def running_access(
 ) -> AsyncIterator[Program]:
     """access on the server's core; what it stands before and Valkey on the generator's."""
     async with AsyncExitStack() as stack:
-        valkey_port = await stack.enter_async_context(_valkey(cores, folder))
+        valkey_port = await stack.enter_async_context(running_valkey(cores, folder))
         await stack.enter_async_context(running(behind, cores.generator, folder / "behind.log"))
         launch = access_launch(address_of(behind), valkey_port, settings)
         access = running(launch, cores.server, folder / "access.log")
@@ -69,7 +69,7 @@ async def running_access(
 
 
 @asynccontextmanager
-async def _valkey(cores: Cores, folder: Path) -> AsyncIterator[int]:
+async def running_valkey(cores: Cores, folder: Path) -> AsyncIterator[int]:
     """A Valkey that keeps nothing, with a heartbeat on its tag stream."""
     port = free_port()
     options = {"bind": LOOPBACK, "port": str(port), "save": "", "appendonly": "no"}

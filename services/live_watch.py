@@ -53,8 +53,11 @@ class Watcher:
                     await self._say(list(self._topics()), ask=False)
                     refresh_at = loop.time() + REFRESH_S
                 await self._send_asked()
-            except (*LOST, TimeoutError) as error:
-                log.debug("live topics not said", error=repr(error))
+            except Exception as error:
+                if isinstance(error, (*LOST, TimeoutError)):
+                    log.debug("live topics not said", error=repr(error))
+                else:  # a bug: what is watched has to be said all the same
+                    log.exception("live topics broken")
                 self._asked.update(self._topics())  # they may run out meanwhile
                 refresh_at = loop.time()
                 await asyncio.sleep(RETRY_S)

@@ -147,14 +147,17 @@ def go(source: str) -> Callable[[Place], Awaitable[Launch]]:
     return start
 
 
-async def node(place: Place) -> Launch:
-    """Node's own server."""
-    environment = {"PORT": str(place.port), "NODE_ENV": "production"}
-    if place.page is not None:
-        environment["PAGE"] = str(place.page)
-    return Launch(
-        [program("node"), str(PEERS / "node_std" / "server.mjs")], place.port, environment
-    )
+def node(source: str) -> Callable[[Place], Awaitable[Launch]]:
+    """Node's own server, with a program of this folder."""
+
+    async def start(place: Place) -> Launch:
+        environment = {"PORT": str(place.port), "NODE_ENV": "production"}
+        if place.page is not None:
+            environment["PAGE"] = str(place.page)
+        command = [program("node"), str(PEERS / source / "server.mjs")]
+        return Launch(command, place.port, environment)
+
+    return start
 
 
 def nginx(configuration: str) -> Callable[[Place], Awaitable[Launch]]:
@@ -184,7 +187,8 @@ async def bare_proxy(place: Place) -> Launch:
     return Launch(command, place.port)
 
 
-NODE: Final = Peer("Node std", "node", node)
+NODE: Final = Peer("Node std", "node", node("node_std"))
+NODE_EVENTS: Final = Peer("Node std", "node-events", node("node_events"))
 GO: Final = Peer("Go std", "go", go("go_std"))
 GIN: Final = Peer("Gin", "gin", go("gin"))
 GO_PROXY: Final = Peer("Go ReverseProxy", "go-proxy", go("go_reverse_proxy"))

@@ -1,15 +1,15 @@
 """Writing one message to many: in slices, so that pages are answered between them.
 
-A message that has not been written to anybody yet is replaced by a newer one of its key: states
+Where more writes wait than a moment takes, a message is replaced by a newer one of its key: states
 are absolute, and a process that is behind catches up by leaving out what is old. So what waits is
-one message a key, however fast they come.
+bounded, however fast they come.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Protocol
+from collections.abc import Callable, Collection, Iterator
+from typing import Final, NamedTuple, Protocol
 
 from services.access.live_history import Message
 from services.live_stream import Position
@@ -17,6 +17,7 @@ from services.live_stream import Position
 # Writes between two turns of the loop. Each is a system call of 5 to 8 microseconds at its end, so
 # a page waits for a millisecond or two, and 10,000 clients have their message in 0.2 s.
 SLICE: Final = 200
+BEHIND_WRITES: Final = 10 * SLICE  # some 20 to 50 ms
 
 
 class Receiver(Protocol):
@@ -27,7 +28,12 @@ class Receiver(Protocol):
     def write(self, data: bytes) -> None: ...
 
 
-Audience = Callable[[str], Iterable[Receiver]]
+class Waiting(NamedTuple):
+    message: Message
+    writes: int  # as many as listened when it came
+
+
+Audience = Callable[[str], Collection[Receiver]]
 
 
 class FanOut:
@@ -35,7 +41,9 @@ class FanOut:
 
     def __init__(self, audience: Audience) -> None:
         self._audience = audience
-        self._waiting: dict[str, Message] = {}  # by key, in the order of their positions
+        self._waiting: dict[Position, Waiting] = {}  # in their order
+        self._newest: dict[str, Position] = {}  # of those that wait, by key
+        self._owed = 0  # writes that wait
         self._receivers: Iterator[Receiver] = iter(())
         self._message: Message | None = None
         self._running = False
@@ -48,9 +56,14 @@ class FanOut:
         return len(self._waiting)
 
     def add(self, message: Message) -> None:
-        if self._waiting.pop(message.key, None) is not None:
+        """Write it to all who listen to its topic then, after those that were added before."""
+        if self._owed >= BEHIND_WRITES and message.key in self._newest:
+            self._take(self._newest[message.key])
             self.replaced_total += 1
-        self._waiting[message.key] = message
+        writes = len(self._audience(message.topic))
+        self._waiting[message.position] = Waiting(message, writes)
+        self._newest[message.key] = message.position
+        self._owed += writes
         if not self._running:
             self._running = True
             asyncio.get_running_loop().call_soon(self._turn)
@@ -58,7 +71,16 @@ class FanOut:
     def clear(self) -> None:
         """Leave out what waits: it is of no use to anybody any more."""
         self._waiting.clear()
+        self._newest.clear()
+        self._owed = 0
         self._message, self._receivers = None, iter(())
+
+    def _take(self, position: Position) -> Message:
+        message, writes = self._waiting.pop(position)
+        self._owed -= writes
+        if self._newest.get(message.key) == position:
+            del self._newest[message.key]
+        return message
 
     def _turn(self) -> None:
         room = SLICE
@@ -67,7 +89,7 @@ class FanOut:
                 if not self._waiting:
                     self._running = False
                     return
-                self._message = message = self._waiting.pop(next(iter(self._waiting)))
+                self._message = message = self._take(next(iter(self._waiting)))
                 # As it is now: who comes while this is written has been given its state.
                 self._receivers = iter(list(self._audience(message.topic)))
             room -= self._write(self._message, room)

@@ -1,17 +1,16 @@
-"""Streams with what is one customer's only: each second it is asked whether he is still known."""
+"""Streams with what is one customer's only: twice a second they are asked whose they are."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from services.access.identities import Identities, Unasked
 from services.access.identity import Identity
 from services.access.live_topics import Stream
 from services.deadline import Deadline
-from services.problems import Problem
+from services.problems import Overloaded, Problem
 
 CHECK_S: Final = 1.0  # what can not be found out within that is not so
 
@@ -57,8 +56,14 @@ class Owners:
         if stream.claim is None:
             return
         found: Identity | None = None
-        with suppress(Problem):
+        try:
             found = await self._identities.identity_of(stream.claim, Deadline.after(CHECK_S))
+        except Overloaded:
+            # Too many are asked about at once, as where Valkey is away: it is asked again in half a
+            # second, and what there is to tell comes by Valkey.
+            return
+        except Problem:
+            pass
         if not _is_the_same(found, stream):
             self._disown(stream)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 from services.access.live_history import Message
@@ -101,7 +101,7 @@ class Topics:
             self._topics[name] = Topic(name)
         return tuple([self._topics[name] for name in names]), new
 
-    def audience(self, name: str) -> Iterable[Stream]:
+    def audience(self, name: str) -> Collection[Stream]:
         found = self._topics.get(name)
         return found.streams if found is not None else ()
 

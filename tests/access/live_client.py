@@ -91,9 +91,18 @@ class Listener:
             self.events.append((event, data))
 
 
+opened: list[Listener] = []  # and to be closed when a test is over, however that ends
+
+
+async def close_all() -> None:
+    while opened:
+        await opened.pop().close()
+
+
 async def listen(port: int, query: str, *lines: str, host: str = "127.0.0.1") -> Listener:
     """GET /live with that query; the head has been read."""
     listener = Listener(*await asyncio.open_connection(host, port))
+    opened.append(listener)
     head = [f"GET /live?{query} HTTP/1.1", "Host: shop.example", *lines, "", ""]
     listener.writer.write("\r\n".join(head).encode())
     await listener.read_on()
