@@ -7,7 +7,7 @@ RUN = .venv/bin/python -m
 SHIPPED = services infra migrations loadtests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status doctor prove test check check-types check-rules coverage faults load bench-access bench-business bench-data bench-payments bench-live article lock
+.PHONY: help setup up down status doctor prove test check check-types check-rules coverage faults load bench-access bench-business bench-data bench-payments bench-live article report lock
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -69,6 +69,9 @@ bench-live: setup ## ten thousand live streams: memory, a change to all of them,
 
 article: setup ## the article's four loads against its seven servers and Tercet's page (QUICK=1: short)
 	@exec $(RUN) loadtests.article $(ARGS)
+
+report: setup ## one HTML page of all results (ARGS=--readme: and the README's block of numbers)
+	@exec $(RUN) loadtests.report_page $(ARGS)
 
 lock: ## choose all versions anew from pyproject.toml and write requirements.lock
 	@PYTHON="$(PYTHON)" sh infra/local/setup.sh lock
