@@ -212,6 +212,12 @@ def provider() -> None:
     _run_process("provider")
 
 
+@app.command()
+def mailbox() -> None:
+    """Run the mailbox, which takes all mails of a stack and shows them on a page."""
+    _run_process("mailbox")
+
+
 @app.command(context_settings=PASS_ON)
 def catalog(context: typer.Context) -> None:
     """Import a catalog from files, or generate one: `tercet catalog --help`."""
@@ -226,6 +232,14 @@ def stock(context: typer.Context) -> None:
     from infra import catalog as commands
 
     _pass_on(commands.stock_app, "stock", context.args)
+
+
+@app.command(context_settings=PASS_ON)
+def account(context: typer.Context) -> None:
+    """Make, list and disable accounts of merchants and operators: `tercet account --help`."""
+    from infra import accounts as commands
+
+    _pass_on(commands.app, "account", context.args)
 
 
 @app.command(context_settings=PASS_ON)

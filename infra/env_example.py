@@ -17,6 +17,7 @@ KINDS: Final = (
     settings.BusinessSettings,
     settings.WorkerSettings,
     settings.ProviderSettings,
+    settings.MailboxSettings,
     settings.MigrateSettings,
     settings.CatalogSettings,
 )
@@ -68,7 +69,7 @@ def _assignment(name: str, field: FieldInfo) -> str:
     if field.default_factory is not None or field.default in (None, PydanticUndefined):
         return f"#{variable}="
     value = field.default
-    shown = "" if isinstance(value, SecretStr) else str(value)
+    shown = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     return f"#{variable}={shown.lower() if isinstance(value, bool) else shown}"
 
 

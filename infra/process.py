@@ -13,11 +13,11 @@ from typing import Final
 from services.child import Child
 
 EXIT_BAD_SETTINGS: Final = 78  # EX_CONFIG of sysexits.h
-WORKERS: Final = ("outbox", "reconcile", "expiry", "webhooks", "live")
+WORKERS: Final = ("outbox", "reconcile", "expiry", "webhooks", "live", "mails")
 
 
 def run(kind: str, worker: str = "") -> int:
-    """Run access, business, provider, a worker or the migrations; returns the exit code."""
+    """Run access, business, provider, mailbox, a worker or the migrations; the exit code."""
     # httpx and structlog import rich where they find it, though a server draws no tables:
     # 0.2 s of start and 4 MB for every process.
     sys.modules["rich"] = None  # type: ignore[assignment]
@@ -62,6 +62,11 @@ def _serve_by(kind: str, worker: str, child: Child | None) -> None:
         from services.settings import ProviderSettings
 
         serve_provider(load(ProviderSettings))
+    elif kind == "mailbox":
+        from infra.mailbox import serve as serve_mailbox
+        from services.settings import MailboxSettings
+
+        serve_mailbox(load(MailboxSettings))
     elif kind == "migrate":
         from migrations.run import upgrade
 

@@ -119,6 +119,15 @@ class Unauthenticated(Problem):
         return super().headers() | {"www-authenticate": 'Bearer realm="tercet"'}
 
 
+class LoginRefused(Problem):
+    """No account has this address and this password; which of them is wrong is not told."""
+
+    status, name, title = 401, "login-refused", "The address or the password is wrong"
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"www-authenticate": 'Bearer realm="tercet"'}
+
+
 class WebhookRefused(Problem):
     """A webhook is not signed by a key of its provider, or was not sent just now."""
 
@@ -156,6 +165,12 @@ class RequestTimeout(Problem):
     """The request did not come whole in the time a server waits for it; nothing was done."""
 
     status, name, title = 408, "request-timeout", "The request did not come in time"
+
+
+class TokenRefused(Problem):
+    """The token of a mail is not known, was used, or is too old."""
+
+    status, name, title = 422, "token-refused", "The token can not be used"
 
 
 class UnknownVariant(Problem):

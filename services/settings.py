@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from email.utils import parseaddr
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
@@ -91,6 +92,20 @@ def _http_urls(value: str) -> str:
     return ",".join(urls)
 
 
+def _smtp_url(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
+        raise ValueError("must look like smtp://user:password@host:587")
+    return value
+
+
+def _mail_from(value: str) -> str:
+    _, address = parseaddr(value)
+    if "@" not in address or any(ord(character) < 32 for character in value):
+        raise ValueError("must look like Shop <shop@example.com>")
+    return value
+
+
 def _split(value: object) -> object:
     if isinstance(value, str):
         return _parts(value)
@@ -102,6 +117,8 @@ PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 OptionalHttpUrl = Annotated[str, AfterValidator(lambda value: value and _http_url(value))]
 HttpUrls = Annotated[str, AfterValidator(_http_urls)]
+SmtpUrl = Annotated[SecretStr, AfterValidator(_smtp_url)]
+MailFrom = Annotated[str, AfterValidator(_mail_from)]
 NetworkList = Annotated[str, AfterValidator(_networks)]
 OriginList = Annotated[str, AfterValidator(_origins)]
 RateList = Annotated[str, AfterValidator(_rates)]
@@ -221,7 +238,7 @@ class MigrateSettings(ProcessSettings):
     )
     owner_password: Secret = Field(description="password of tercet_owner, which migrates")
     operator_token: Secret | None = Field(
-        None, description="bearer token of the operator that is there from the beginning"
+        None, description="bearer token of the first operator, which `tercet migrate` registers"
     )
 
 
@@ -251,7 +268,22 @@ class WebhookSettings(ProcessSettings):
     )
 
 
-class BusinessSettings(DatabaseSettings, InternalSettings, CookieSettings, WebhookSettings):
+class MailSettings(ProcessSettings):
+    """What sends mails needs."""
+
+    smtp_url: SmtpUrl = Field(
+        SecretStr("smtp://127.0.0.1:1025"),
+        description="where mails go: smtp://user:password@host:587, or smtps:// for TLS from the"
+        " first byte; with smtp:// TLS is begun where the server offers it",
+    )
+    mail_from: MailFrom = Field(
+        "Tercet <shop@localhost>", description="who mails come from, as a mail says it"
+    )
+
+
+class BusinessSettings(
+    DatabaseSettings, InternalSettings, CookieSettings, WebhookSettings, MailSettings
+):
     """What `tercet business` needs."""
 
     business_host: str = Field("127.0.0.1", description="address business listens on")
@@ -269,9 +301,6 @@ class BusinessSettings(DatabaseSettings, InternalSettings, CookieSettings, Webho
     provider_secret: Secret = Field(description="bearer credential at the payment provider")
     webhook_secret_previous: Secret | None = Field(
         None, description="the key before this one, believed while it is being rotated"
-    )
-    operator_token: Secret = Field(
-        description="bearer token of the operator that is there from the beginning"
     )
     request_timeout_ms: int = Field(
         5000, ge=10, description="deadline of a request that names none, and the longest allowed"
@@ -439,6 +468,15 @@ class ProviderSettings(WebhookSettings):
     provider_data: Path = Field(
         Path("provider.sqlite3"), description="file of the sandbox's own ledger"
     )
+
+
+class MailboxSettings(ProcessSettings):
+    """What `tercet mailbox`, which shows the mails of a stack on one's own machine, needs."""
+
+    mailbox_host: str = Field("127.0.0.1", description="address of the mailbox's page")
+    mailbox_port: int = Field(8025, ge=0, le=65535, description="port of the mailbox's page")
+    mailbox_smtp_host: str = Field("127.0.0.1", description="address where it takes mails")
+    mailbox_smtp_port: int = Field(1025, ge=0, le=65535, description="port where it takes mails")
 
 
 class CatalogSettings(ProcessSettings):

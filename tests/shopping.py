@@ -22,7 +22,7 @@ from services.business.orders import place_order
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop
 from services.consistency import TOKEN_HEADER
-from services.data.customers import GUEST_TOKEN_LIFETIME, INSERT_GUESTS
+from services.data.customers import GUEST_TOKEN_LIFETIME, INSERT_GUESTS, OPERATOR
 from services.data.orders import OrderKey
 from services.data.proofs import ASKED, FOLLOWED, PUBLISHED, RULES, TRIED
 from services.settings import BusinessSettings, ProcessSettings, load
@@ -33,6 +33,9 @@ S = TypeVar("S", bound=ProcessSettings)
 # What workers do in time; in a laboratory none runs.
 BY_WORKERS = (PUBLISHED, TRIED, FOLLOWED, ASKED)
 Rows = list[asyncpg.Record]
+
+# What access says of an operator; business believes it because of the internal secret.
+OPERATOR_FIELDS: Final = {"x-customer-id": str(OPERATOR), "x-customer-role": "operator"}
 
 PATIENT_MS: Final = 3000  # for a free connection, as conftest.py has it for the stack
 TIMEOUT_S: Final = 15.0  # above every deadline of the stack

@@ -26,7 +26,6 @@ SECRETS = (
     "read_password",
     "internal_secret",
     "provider_secret",
-    "operator_token",
     "webhook_secret",
     "cookie_secret",
 )
@@ -51,8 +50,8 @@ def refusal(kind: type[ProcessSettings] = BusinessSettings) -> str:
 
 def test_variables_and_secret_files_make_settings(environment: Path) -> None:
     settings = load(BusinessSettings)
-    written = (environment / "tercet_operator_token").read_text()
-    assert settings.operator_token.get_secret_value() == written
+    written = (environment / "tercet_provider_secret").read_text()
+    assert settings.provider_secret.get_secret_value() == written
     assert settings.provider_url == "http://127.0.0.1:2"
     assert written not in repr(settings)
     assert written not in str(settings.model_dump())
@@ -62,8 +61,8 @@ def test_a_variable_goes_before_its_file(
     environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = secrets.token_urlsafe(32)
-    monkeypatch.setenv("TERCET_OPERATOR_TOKEN", given)
-    assert load(BusinessSettings).operator_token.get_secret_value() == given
+    monkeypatch.setenv("TERCET_PROVIDER_SECRET", given)
+    assert load(BusinessSettings).provider_secret.get_secret_value() == given
 
 
 @pytest.mark.parametrize("name", SECRETS)

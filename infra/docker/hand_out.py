@@ -36,7 +36,6 @@ READERS: Final[Mapping[str, Reader]] = {
         (
             "internal_secret",
             "cookie_secret",
-            "operator_token",
             "provider_secret",
             "webhook_secret",
             "app_password",
@@ -47,6 +46,7 @@ READERS: Final[Mapping[str, Reader]] = {
     ),
     "owner": Reader(10003, ("owner_password", "operator_token")),
     "provider": Reader(10004, ("provider_secret", "webhook_secret")),
+    "mailbox": Reader(10007, ()),  # needs none
     "valkey": Reader(10005, ("valkey_password",)),
     "events": Reader(10006, ("events_password",)),
     "postgres": Reader(

@@ -16,7 +16,7 @@ from infra.local.node import Node
 from infra.local.parts import External, Part
 from infra.local.postgres import Bootstrap
 from infra.local.servers import MissingError, Servers, find_servers
-from infra.local.tiers import Catalog, Migrate, Tier
+from infra.local.tiers import Catalog, Mailbox, Migrate, Tier
 from infra.local.valkey import Valkey
 from infra.process import WORKERS
 
@@ -72,6 +72,12 @@ class Stack:
         """Whether the settings give access a certificate."""
         return bool(os.environ.get("TERCET_ACCESS_TLS_CERTIFICATE"))
 
+    @property
+    def mailbox_url(self) -> str:
+        """Where the mails of this stack are read; empty where they go elsewhere."""
+        box = next((part for part in self.parts if isinstance(part, Mailbox)), None)
+        return f"http://{box.address}" if box is not None else ""
+
     def part(self, name: str) -> Part:
         """The part of that name."""
         return next(part for part in self.parts if part.name == name)
@@ -85,6 +91,8 @@ class Stack:
         for part in self.parts:
             if isinstance(part, Valkey):
                 made[f"TERCET_{part.name.upper()}_URL"] = f"redis://{part.address}/0"
+            elif isinstance(part, Mailbox):
+                made["TERCET_SMTP_URL"] = f"smtp://{part.internal_address}"
             elif part.name in ("provider", "business") and not isinstance(part, External):
                 made[f"TERCET_{part.name.upper()}_URL"] = f"http://{part.address}"
         variables = {**made, **given, "TERCET_SECRETS_DIR": made["TERCET_SECRETS_DIR"]}
@@ -225,11 +233,29 @@ class Stack:
             self._add_external("provider", "TERCET_PROVIDER_URL")
         else:
             self._add_tier("provider", ready_path="/live")
+        mailbox = self._add_mailbox()
         uses = (*servers, "provider")
         self._add_tier("business", needs=("migrate",), uses=uses)
         for name in WORKERS:
-            self._add_worker(name, uses)
+            self._add_worker(name, (*uses, *mailbox) if name == "mails" else uses)
         self._add_tier("access", uses=("business", *(names & set(VALKEYS))))
+
+    def _add_mailbox(self) -> tuple[str, ...]:
+        """Unless the settings name a server for mails."""
+        if os.environ.get("TERCET_SMTP_URL"):
+            return ()
+        self.parts.append(
+            Mailbox(
+                "mailbox",
+                arguments=("mailbox",),
+                variables=self.environment,
+                host=LOOPBACK,
+                port=self._port("mailbox"),
+                internal_port=self._port("mailbox" + INTERNAL),
+                ready_path="/live",
+            )
+        )
+        return ("mailbox",)
 
     def _add_tier(
         self,

@@ -187,11 +187,18 @@ def _tells(part: Mapping[str, Any]) -> bool:
 
 
 def greeting(
-    url: str, folder: DataFolder, product: Mapping[str, str] | None, *, detached: bool
+    url: str,
+    folder: DataFolder,
+    product: Mapping[str, str] | None,
+    *,
+    detached: bool,
+    mailbox_url: str = "",
 ) -> str:
     """The address of the shop, how to stop it, and three lines to try, for bash and sh."""
     stop = folder.command("down") if detached else "Ctrl-C"
     lines = [f"Tercet is up: {url}", f"Its logs are in {folder.log}; to stop it: {stop}"]
+    if mailbox_url:
+        lines.append(f"Its mails are at {mailbox_url}")
     if product is None:
         lines.append(
             f"There are no products yet: {folder.command('catalog import FILE')}, "

@@ -124,6 +124,23 @@ def newest_revision(folder: Path = MIGRATIONS) -> str | None:
 
 
 @dataclass
+class Mailbox(Tier):
+    """The mailbox: its page on its port, and SMTP on the other one."""
+
+    def listens_on(self) -> dict[str, str]:
+        """Both of its addresses."""
+        return {
+            "TERCET_MAILBOX_HOST": self.host,
+            "TERCET_MAILBOX_PORT": str(self.port),
+            "TERCET_MAILBOX_SMTP_HOST": LOOPBACK,
+            "TERCET_MAILBOX_SMTP_PORT": str(self.internal_port),
+        }
+
+    def _metrics(self) -> str:
+        return f"SMTP at {self.internal_address}"
+
+
+@dataclass
 class Migrate(Tier):
     """The task that brings the schema up to date."""
 

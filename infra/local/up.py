@@ -274,7 +274,13 @@ class _Session:
             "The servers are up; the variables that name them are told by: "
             + self._stack.folder.command("status --json")
             if self._stack.options.servers_only
-            else greeting(self._stack.url, self._stack.folder, product, detached=self._detached)
+            else greeting(
+                self._stack.url,
+                self._stack.folder,
+                product,
+                detached=self._detached,
+                mailbox_url=self._stack.mailbox_url,
+            )
         )
         self._notes["start_seconds"] = round(took_s, 2)
         self._phase = "ready"
@@ -308,6 +314,7 @@ class _Session:
             {
                 "phase": self._phase,
                 "url": self._stack.url,
+                "mailbox_url": self._stack.mailbox_url,
                 "supervisor": {"pid": os.getpid(), "created": started_at(os.getpid())},
                 "guard": {"pid": os.getppid(), "created": started_at(os.getppid())},
                 "environment": self._stack.variables(),

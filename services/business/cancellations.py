@@ -12,7 +12,8 @@ from services.business.answers import document
 from services.business.documents import order_document
 from services.business.operations import Operation
 from services.business.order_states import end_orders
-from services.business.requests import read_customer, read_id
+from services.business.owners import owner_of_order
+from services.business.requests import read_id
 from services.business.shop import Shop
 from services.data import orders
 from services.data.batch import Locked
@@ -24,7 +25,8 @@ from services.problems import NotFound, OrderNotCancellable, Problem
 
 async def cancel_order(shop: Shop, request: Request) -> Response:
     """PUT /orders/{order_id}/cancellation: give an unpaid order back; again is no difference."""
-    key = OrderKey(read_customer(request), read_id(request, "order_id"))
+    order_id = read_id(request, "order_id")
+    key = OrderKey(await owner_of_order(shop, request, order_id), order_id)
     await shop.join(CANCEL_ORDERS, key)
     session = current_session.get()
     if session is not None:

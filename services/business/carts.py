@@ -16,7 +16,8 @@ from starlette.responses import Response
 from services.business.answers import document
 from services.business.documents import cart_document
 from services.business.guests import guest_cookie
-from services.business.requests import find_customer, read_customer, read_id, read_json
+from services.business.owners import owner_of_cart
+from services.business.requests import find_customer, read_id, read_json
 from services.business.schemas import LINES_MAX, CartLineRequest, CartRequest
 from services.business.shop import Shop
 from services.data import carts, customers, orders
@@ -45,7 +46,7 @@ async def create_cart(shop: Shop, request: Request) -> Response:
 
 async def show_cart(shop: Shop, request: Request) -> Response:
     """GET /carts/{cart_id}: a cart of the customer's own, at the prices of now."""
-    cart = await carts.select_own_cart(shop.database.own, _key(request))
+    cart = await carts.select_own_cart(shop.database.own, await _key(shop, request))
     if cart is None:
         raise NotFound("There is no such cart.")
     return document(cart_document(cart))
@@ -53,7 +54,7 @@ async def show_cart(shop: Shop, request: Request) -> Response:
 
 async def put_cart_line(shop: Shop, request: Request) -> Response:
     """PUT /carts/{cart_id}/lines/{variant_id}: set how many of a variant are in it."""
-    key, variant_id = _key(request), read_id(request, "variant_id")
+    key, variant_id = await _key(shop, request), read_id(request, "variant_id")
     wanted, _ = await read_json(request, CartLineRequest)
     cart = await change_line(shop, key, Quantity(variant_id, wanted.quantity))
     return document(cart_document(cart))
@@ -61,7 +62,7 @@ async def put_cart_line(shop: Shop, request: Request) -> Response:
 
 async def delete_cart_line(shop: Shop, request: Request) -> Response:
     """DELETE /carts/{cart_id}/lines/{variant_id}: take a variant out; it need not be in."""
-    key, variant_id = _key(request), read_id(request, "variant_id")
+    key, variant_id = await _key(shop, request), read_id(request, "variant_id")
     return document(cart_document(await change_line(shop, key, Quantity(variant_id, 0))))
 
 
@@ -116,5 +117,6 @@ async def _check_for_sale(
         raise UnknownVariant(errors=errors)
 
 
-def _key(request: Request) -> CartKey:
-    return CartKey(read_customer(request), read_id(request, "cart_id"))
+async def _key(shop: Shop, request: Request) -> CartKey:
+    cart_id = read_id(request, "cart_id")
+    return CartKey(await owner_of_cart(shop, request, cart_id), cart_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from services.data.mails import MailsWaiting
 from services.data.outbox import Lag
 from services.histogram import Histogram
 
@@ -31,6 +32,11 @@ class Counts:
         self.orphans_found_total = 0  # charges at the provider that stand for no payment
         self.orphans_returned_total = 0
         self.live_watched: int | None = None  # topics, of the live worker that tells; else None
+        self.logins_total = 0
+        self.logins_refused_total = 0  # a wrong password, or an address without an account
+        self.logins_throttled_total = 0  # too many tries: the password was not looked at
+        self.mails_sent_total = 0
+        self.mails_waiting: MailsWaiting | None = None  # as the worker counted them last
         self.outbox_lag: Lag | None = None  # as the relay measured it last; of no other process
 
     def answered(self, route: str, status: int, took_s: float) -> None:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from services import problems
 from services.bulkhead import Traffic
 from services.business import (
+    accounts,
     cancellations,
     carts,
     catalog,
@@ -26,6 +27,7 @@ from services.business import (
     payments,
     reviews,
     schemas,
+    sessions,
     webhooks,
 )
 from services.business.answers import json_bytes
@@ -33,7 +35,8 @@ from services.business.shop import Shop
 from services.problems import Problem
 
 Handler = Callable[[Shop, Request], Awaitable[Response]]
-Guard = Literal["nobody", "customer", "operator", "optional customer"]
+# customer: any, guests too. account: who is logged in. merchant: operators, too.
+Guard = Literal["nobody", "customer", "account", "merchant", "operator", "optional customer"]
 
 
 class PageRule(TypedDict):
@@ -56,7 +59,7 @@ class Endpoint:
     method: str
     path: str
     handler: Handler
-    answers: dict[int, type[BaseModel]]
+    answers: dict[int, type[BaseModel] | None]
     problems: tuple[type[Problem], ...] = ()
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
@@ -291,6 +294,95 @@ PUBLIC: Final = (
         body=schemas.ReviewResolutionRequest,
         guard="operator",
         traffic="payment",
+    ),
+    Endpoint(
+        "POST",
+        "/customers",
+        accounts.create_customer,
+        {202: schemas.MailedDocument},
+        BODY_PROBLEMS,
+        body=schemas.CustomerRequest,
+        traffic="order",  # a crowd of logins leaves places to who pays
+    ),
+    Endpoint(
+        "POST",
+        "/customers/confirmations",
+        accounts.confirm_customer,
+        {201: schemas.NewSessionDocument},
+        (*BODY_PROBLEMS, problems.TokenRefused, problems.Overloaded),
+        body=schemas.ConfirmationRequest,
+        traffic="order",
+    ),
+    Endpoint(
+        "GET",
+        "/customers/me",
+        accounts.show_account,
+        {200: schemas.AccountDocument},
+        (problems.NotFound,),
+        guard="account",
+        traffic="order",
+    ),
+    Endpoint(
+        "PUT",
+        "/customers/me/password",
+        accounts.change_password,
+        {204: None},
+        (*BODY_PROBLEMS, problems.NotFound, problems.Overloaded),
+        body=schemas.PasswordRequest,
+        guard="account",
+        traffic="order",
+    ),
+    Endpoint(
+        "POST",
+        "/password-resets",
+        accounts.create_password_reset,
+        {202: schemas.MailedDocument},
+        BODY_PROBLEMS,
+        body=schemas.PasswordResetRequest,
+        traffic="order",
+    ),
+    Endpoint(
+        "POST",
+        "/password-resets/completions",
+        accounts.complete_password_reset,
+        {204: None},
+        (*BODY_PROBLEMS, problems.TokenRefused, problems.Overloaded),
+        body=schemas.ConfirmationRequest,
+        traffic="order",
+    ),
+    Endpoint(
+        "POST",
+        "/sessions",
+        sessions.create_session,
+        {201: schemas.NewSessionDocument},
+        (*BODY_PROBLEMS, problems.LoginRefused, problems.Overloaded),
+        body=schemas.SessionRequest,
+        traffic="order",
+    ),
+    Endpoint(
+        "GET",
+        "/sessions",
+        sessions.show_sessions,
+        {200: schemas.SessionListDocument},
+        guard="account",
+        traffic="order",
+    ),
+    Endpoint(
+        "DELETE",
+        "/sessions/current",
+        sessions.end_current_session,
+        {204: None},
+        guard="account",
+        traffic="order",
+    ),
+    Endpoint(
+        "DELETE",
+        "/sessions/{session_id}",
+        sessions.end_session,
+        {204: None},
+        (problems.InvalidRequest, problems.NotFound),
+        guard="account",
+        traffic="order",
     ),
     Endpoint(
         "POST",

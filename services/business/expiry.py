@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from services.business import purging
+from services.business import account_purging, purging
 from services.business.order_states import end_orders
 from services.business.rounds import run_rounds
 from services.business.shop import Shop
@@ -47,5 +47,13 @@ async def run(shop: Shop) -> None:
                 lambda: purging.run_once(shop),
                 full=purging.ROWS,
                 pause_s=purging.PAUSE_S,
+            )
+        )
+        loops.create_task(
+            run_rounds(
+                shop.rounds_of("account purging"),
+                lambda: account_purging.run_once(shop),
+                full=account_purging.ROWS,
+                pause_s=account_purging.PAUSE_S,
             )
         )

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from services.business.answers import document, json_bytes, render
 from services.business.documents import flash_sale_document
 from services.business.operations import Operation
-from services.business.operators import check_operator
 from services.business.orders import fingerprint
+from services.business.owners import owner_of_key
 from services.business.placing import TOTAL_MAX_MINOR
 from services.business.requests import (
     read_customer,
@@ -22,6 +22,7 @@ from services.business.requests import (
     read_idempotency_key,
     read_json,
 )
+from services.business.roles import check_operator
 from services.business.sale_claims import CLAIM_UNITS, NewClaim
 from services.business.schemas import FlashSaleClaimRequest, FlashSaleRequest
 from services.business.shop import Shop
@@ -59,7 +60,7 @@ class Made(NamedTuple):
 
 async def create_flash_sale(shop: Shop, request: Request) -> Response:
     """POST /flash-sales: set up a sale of one variant: window, units, limit a customer, price."""
-    check_operator(shop, request)
+    check_operator(request)
     key = read_idempotency_key(request)
     wanted, body = await read_json(request, FlashSaleRequest)
     _check(wanted)
@@ -93,8 +94,9 @@ async def create_claim(shop: Shop, request: Request) -> Response:
 
     For customers who are known: the limit is theirs.
     """
-    customer_id, sale_id = read_customer(request), read_id(request, "flash_sale_id")
-    key = read_idempotency_key(request)
+    read_customer(request)
+    sale_id, key = read_id(request, "flash_sale_id"), read_idempotency_key(request)
+    customer_id = await owner_of_key(shop, request, "claim_flash_sale", key)
     wanted, body = await read_json(request, FlashSaleClaimRequest)
     claim = NewClaim(
         customer_id, sale_id, wanted.quantity, key, fingerprint(f"flash-sales/{sale_id}", body)

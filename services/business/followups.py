@@ -16,11 +16,11 @@ from services.business.answers import document
 from services.business.documents import operation_document
 from services.business.followup_claims import CLAIM_FOLLOWUPS, Claimed, FollowUp
 from services.business.followup_settlements import SETTLE_FOLLOWUPS, FollowUpWord
-from services.business.operators import check_operator
 from services.business.orders import fingerprint
 from services.business.payments import ANSWER_MARGIN_S, CHARGE_WITHIN_S, SETTLE_TIMEOUT_S
 from services.business.provider import ChargeOutcome, OperationOrder
 from services.business.requests import read_id, read_idempotency_key, read_json
+from services.business.roles import check_operator
 from services.business.schemas import AmountRequest, CaptureRequest, RefundRequest, VoidRequest
 from services.business.settlements import FINAL
 from services.business.shop import Shop
@@ -38,21 +38,21 @@ log = logger(__name__)
 
 async def capture_payment(shop: Shop, request: Request) -> Response:
     """POST /payments/{payment_id}/captures: take all or some of what was authorised."""
-    check_operator(shop, request)
+    check_operator(request)
     wanted, body = await read_json(request, CaptureRequest)
     return await _answer(shop, _asked(request, "capture", body, wanted.amount))
 
 
 async def void_payment(shop: Shop, request: Request) -> Response:
     """POST /payments/{payment_id}/voids: let an authorisation go; its order is cancelled."""
-    check_operator(shop, request)
+    check_operator(request)
     _, body = await read_json(request, VoidRequest)
     return await _answer(shop, _asked(request, "void", body))
 
 
 async def refund_payment(shop: Shop, request: Request) -> Response:
     """POST /payments/{payment_id}/refunds: give back all or some of what was captured."""
-    check_operator(shop, request)
+    check_operator(request)
     wanted, body = await read_json(request, RefundRequest)
     asked = _asked(request, "refund", body, wanted.amount)
     return await _answer(shop, asked._replace(reason=wanted.reason))

@@ -190,6 +190,32 @@ BUSINESS: Final[Table] = (
         "Messages by which they were told",
         one(lambda shop: shop.store.wake_ups.sent),
     ),
+    counter("logins", "Sessions that began by a password", one(lambda s: s.counts.logins_total)),
+    counter(
+        "logins_refused",
+        "Tries with a wrong password, or an address without an account",
+        one(lambda shop: shop.counts.logins_refused_total),
+    ),
+    counter(
+        "logins_throttled",
+        "Tries that came too soon after others: their passwords were not looked at",
+        one(lambda shop: shop.counts.logins_throttled_total),
+    ),
+    counter(
+        "password_hashes",
+        "Passwords that were hashed, to be kept or to be compared",
+        one(lambda shop: shop.passwords.hashes_total),
+    ),
+    counter(
+        "password_hashes_refused",
+        "Of those asked for, those that did not fit: their callers were told 503",
+        one(lambda shop: shop.passwords.refused_total),
+    ),
+    gauge(
+        "password_hashes_running",
+        "Those that run or wait for a thread",
+        one(lambda shop: shop.passwords.in_hand),
+    ),
     counter(
         "own_reads",
         "Reads of what belongs to a customer, by the kind of server that answered",
@@ -253,6 +279,13 @@ WORKER: Final[Table] = (
         "orphan_charges_returned",
         "Such charges that were voided or refunded",
         one(lambda shop: shop.counts.orphans_returned_total),
+    ),
+    counter("mails_sent", "Mails that a server took", one(lambda s: s.counts.mails_sent_total)),
+    gauge(
+        "mails_kept",
+        "Mails that wait to be sent, and dead ones: look why; of the mails worker only",
+        readings.mails,
+        "state",
     ),
     gauge(
         "live_watched_topics",

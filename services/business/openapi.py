@@ -60,9 +60,23 @@ def openapi_document(endpoints: tuple[Endpoint, ...] = PUBLIC) -> dict[str, Any]
                 "customer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "customer_token of the first order, or its cookie",
+                    "description": "a guest's customer_token, a session's token, or a cookie",
                 },
-                "operator": {"type": "http", "scheme": "bearer"},
+                "account": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "token of a session, or its cookie",
+                },
+                "merchant": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "the same, of who keeps the shop",
+                },
+                "operator": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "the same, of who runs it",
+                },
             },
         },
     }
@@ -102,7 +116,7 @@ def _groups(document: dict[str, Any]) -> list[tuple[str, list[tuple[str, str, di
 def _schemas(endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
     models: dict[type[BaseModel], None] = {ProblemDocument: None}
     for endpoint in endpoints:
-        models |= dict.fromkeys(endpoint.answers.values())
+        models |= {model: None for model in endpoint.answers.values() if model is not None}
     modes = [(model, "serialization") for model in models]
     modes += [(e.body, "validation") for e in endpoints if e.body is not None]
     _, definitions = models_json_schema(modes, ref_template=SCHEMA_REF)  # type: ignore[arg-type]  # a list of literals
@@ -123,7 +137,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": schema}},
         }
-    if endpoint.guard in ("customer", "operator"):
+    if endpoint.guard in ("customer", "account", "merchant", "operator"):
         operation["security"] = [{endpoint.guard: []}]
     elif endpoint.guard == "optional customer":
         operation["security"] = [{"customer": []}, {}]
@@ -182,6 +196,9 @@ def _path_schema(name: str) -> dict[str, Any]:
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, model in endpoint.answers.items():
+        if model is None:
+            responses[str(status)] = {"description": "Done; there is nothing to say."}
+            continue
         responses[str(status)] = {
             "description": model.__doc__ or model.__name__,
             "content": {"application/json": {"schema": _ref(model)}},
@@ -212,6 +229,8 @@ def _problems_by_status(endpoint: Endpoint) -> dict[int, list[type[Problem]]]:
             kinds.append(problems.CrossSiteRequest)
     if endpoint.guard != "nobody":
         kinds.append(problems.Unauthenticated)
+    if endpoint.guard in ("account", "merchant", "operator"):
+        kinds.append(problems.Forbidden)
     by_status: dict[int, list[type[Problem]]] = {}
     for kind in dict.fromkeys(kinds):
         by_status.setdefault(kind.status, []).append(kind)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services.business.answers import document
 from services.business.requests import read_json
+from services.business.roles import check_operator
 from services.business.schemas import (
     ForceRequest,
     StockMovementDocument,
@@ -18,7 +17,7 @@ from services.business.schemas import (
 )
 from services.business.shop import Shop
 from services.data import stock_journal
-from services.problems import InvalidBody, NotFound, OutOfStock, Unauthenticated, UnknownVariant
+from services.problems import InvalidBody, NotFound, OutOfStock, UnknownVariant
 from services.telemetry import logger
 from services.upstream import Upstream
 
@@ -27,7 +26,7 @@ log = logger(__name__)
 
 async def show_upstreams(shop: Shop, request: Request) -> Response:
     """GET /operator/upstreams: what each breaker of this process thinks of its dependency."""
-    check_operator(shop, request)
+    check_operator(request)
     items = [_upstream_document(upstream) for upstream in shop.upstreams]
     return document(UpstreamListDocument(items=items))
 
@@ -37,7 +36,7 @@ async def force_upstream(shop: Shop, request: Request) -> Response:
 
     Other processes of business have breakers of their own, which this does not change.
     """
-    check_operator(shop, request)
+    check_operator(request)
     wanted, _ = await read_json(request, ForceRequest)
     name = request.path_params["upstream"]
     upstream = next((each for each in shop.upstreams if each.name == name), None)
@@ -64,7 +63,7 @@ def _upstream_document(upstream: Upstream) -> UpstreamDocument:
 
 async def move_stock(shop: Shop, request: Request) -> Response:
     """POST /operator/stock-movements: stock that came in, or was counted differently."""
-    check_operator(shop, request)
+    check_operator(request)
     wanted, _ = await read_json(request, StockMovementRequest)
     if wanted.quantity == 0 or (wanted.kind == "receive" and wanted.quantity < 0):
         raise InvalidBody(errors=[{"field": "/quantity", "detail": "moves nothing this way"}])
@@ -88,13 +87,3 @@ async def move_stock(shop: Shop, request: Request) -> Response:
         ),
         201,
     )
-
-
-def check_operator(shop: Shop, request: Request) -> None:
-    """Raise Unauthenticated unless access says that it is an operator, or the token does."""
-    if request.headers.get("x-customer-role") == "operator":
-        return
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    expected = shop.settings.operator_token.get_secret_value().encode()
-    if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), expected):
-        raise Unauthenticated("This route needs the operator's token.")

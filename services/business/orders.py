@@ -12,10 +12,10 @@ from starlette.responses import Response
 from services.business.answers import document, json_bytes
 from services.business.documents import order_document
 from services.business.guests import guest_cookie
+from services.business.owners import owner_of_cart, owner_of_key, owner_of_order
 from services.business.placing import PLACE_ORDERS, NewOrder, Placed
 from services.business.requests import (
     find_customer,
-    read_customer,
     read_id,
     read_idempotency_key,
     read_json,
@@ -32,9 +32,10 @@ async def create_order(shop: Shop, request: Request) -> Response:
     """POST /orders: place an order; its prices are fixed and its stock is held for a while."""
     key = read_idempotency_key(request)
     wanted, body = await read_json(request, OrderRequest)
-    placed = await place_order(shop, find_customer(request), wanted, key, fingerprint("", body))
+    customer_id = await _orderer(shop, request, wanted, key)
+    placed = await place_order(shop, customer_id, wanted, key, fingerprint("", body))
     session = current_session.get()
-    if session is not None:
+    if session is not None and session.customer_id is None:
         session.customer_id = placed.customer_id
     headers = {"cache-control": "no-store", "location": f"/orders/{placed.order_id}"}
     if placed.replayed:
@@ -42,6 +43,15 @@ async def create_order(shop: Shop, request: Request) -> Response:
     if placed.token is not None:
         headers["set-cookie"] = guest_cookie(shop, placed.token)
     return json_bytes(placed.body, 201, headers)
+
+
+async def _orderer(shop: Shop, request: Request, wanted: OrderRequest, key: str) -> UUID | None:
+    """Who orders: whose the cart is, or who used the key before; None who is nobody yet."""
+    if find_customer(request) is None:
+        return None
+    if wanted.cart_id is not None:
+        return await owner_of_cart(shop, request, wanted.cart_id)
+    return await owner_of_key(shop, request, "place_order", key)
 
 
 async def place_order(
@@ -58,7 +68,8 @@ async def place_order(
 
 async def show_order(shop: Shop, request: Request) -> Response:
     """GET /orders/{order_id}: an order of the customer's own; another's is as unknown as none."""
-    key = OrderKey(read_customer(request), read_id(request, "order_id"))
+    order_id = read_id(request, "order_id")
+    key = OrderKey(await owner_of_order(shop, request, order_id), order_id)
     found = await select_own_order(shop.database.own, key)
     if found is None:
         raise NotFound("There is no such order.")

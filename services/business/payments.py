@@ -18,8 +18,9 @@ from services.business.answers import document
 from services.business.claims import CLAIM_PAYMENTS, Claim, Paid
 from services.business.documents import payment_document
 from services.business.orders import fingerprint
+from services.business.owners import owner_of_order, owner_of_payment
 from services.business.provider import ChargeOrder, ChargeOutcome
-from services.business.requests import read_customer, read_id, read_idempotency_key, read_json
+from services.business.requests import read_id, read_idempotency_key, read_json
 from services.business.schemas import PaymentRequest
 from services.business.settlements import FINAL, SETTLE_PAYMENTS, Word
 from services.business.shop import Shop
@@ -43,7 +44,8 @@ ANSWER_MARGIN_S: Final = 0.1  # what is left to render an answer before the requ
 async def create_payment(shop: Shop, request: Request) -> Response:
     """POST /orders/{order_id}/payments: pay an order; 201 once it is final, 202 while it is not."""
     key = read_idempotency_key(request)
-    order_key = OrderKey(read_customer(request), read_id(request, "order_id"))
+    order_id = read_id(request, "order_id")
+    order_key = OrderKey(await owner_of_order(shop, request, order_id), order_id)
     wanted, sent = await read_json(request, PaymentRequest)
     body_hash = fingerprint(str(order_key.order_id), sent)
     paid = await pay(shop, order_key, wanted.payment_method, key, body_hash, capture=wanted.capture)
@@ -61,7 +63,8 @@ async def create_payment(shop: Shop, request: Request) -> Response:
 
 async def show_payment(shop: Shop, request: Request) -> Response:
     """GET /payments/{payment_id}: a payment of the customer's own, as it stands now."""
-    customer_id, payment_id = read_customer(request), read_id(request, "payment_id")
+    payment_id = read_id(request, "payment_id")
+    customer_id = await owner_of_payment(shop, request, payment_id)
     found = await select_own_payment(shop.database.own, customer_id, payment_id)
     if found is None:
         raise NotFound("There is no such payment.")

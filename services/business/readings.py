@@ -123,6 +123,13 @@ def outbox_age(shop: Shop) -> Read:
         yield (), shop.counts.outbox_lag.oldest_s
 
 
+def mails(shop: Shop) -> Read:
+    kept = shop.counts.mails_waiting
+    if kept is not None:
+        yield ("waiting",), kept.waiting
+        yield ("dead",), kept.dead
+
+
 def batch_rows(shop: Shop) -> Read:
     for batcher in shop.batchers:
         yield (batcher.name,), batcher.counts.sizes.numbers()

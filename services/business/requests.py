@@ -136,6 +136,24 @@ def find_customer(request: Request) -> UUID | None:
     return UUID(value) if value is not None else None
 
 
+def find_session(request: Request) -> UUID | None:
+    """The session that the request shows, by the word of access."""
+    value = request.headers.get("x-session-id")
+    return UUID(value) if value is not None else None
+
+
+def find_guests(request: Request) -> list[UUID]:
+    """Who the customer was before it logged in, by the word of access."""
+    value = request.headers.get("x-customer-guests", "")
+    return [UUID(part.strip()) for part in value.split(",") if part.strip()]
+
+
+def find_guest_token(request: Request) -> bytes | None:
+    """The SHA-256 of the guest's token in the cookie of who logs in, by the word of access."""
+    value = request.headers.get("x-guest-token-sha256")
+    return bytes.fromhex(value) if value is not None else None
+
+
 def read_idempotency_key(request: Request) -> str:
     """The Idempotency-Key, with or without the quotes of a structured field string."""
     values = request.headers.getlist("idempotency-key")

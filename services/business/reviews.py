@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.business.answers import document
-from services.business.operators import check_operator
 from services.business.provider import Amount
 from services.business.requests import read_id, read_json, read_query
+from services.business.roles import check_operator
 from services.business.schemas import (
     Money,
     PaymentReviewDocument,
@@ -70,7 +70,7 @@ def log_reviews(opened: Sequence[Review]) -> None:
 
 async def show_reviews(shop: Shop, request: Request) -> Response:
     """GET /operator/payment-reviews: what providers confirmed differently and nobody resolved."""
-    check_operator(shop, request)
+    check_operator(request)
     query = read_query(request, PaymentReviewQuery)
     found = await payment_reviews.select_open_reviews(
         shop.database.primary, query.cursor or FIRST, query.limit + 1
@@ -89,7 +89,7 @@ async def resolve_review(shop: Shop, request: Request) -> Response:
 
     Moves no money: a sum that is owed is captured or refunded on its own.
     """
-    check_operator(shop, request)
+    check_operator(request)
     review_id = read_id(request, "payment_review_id")
     wanted, _ = await read_json(request, ReviewResolutionRequest)
     async with shop.database.primary.transaction() as tx:

@@ -620,3 +620,100 @@ class ProblemDocument(Document):
     errors: list[FieldProblem] | None = None
     cart: CartDocument | None = Field(None, description="of cart-changed: the cart as it is now")
     request_id: str | None = None
+
+
+# The address of a mailbox as HTML's input has it: none of its characters ends a line or a header.
+# ASCII alone, so that no two spellings are one address, and no two addresses one account.
+EMAIL_FORM: Final = (
+    r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    r"(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$"
+)
+Email = Annotated[str, Field(max_length=254, pattern=EMAIL_FORM, examples=["somebody@example.com"])]
+# What is compared need not be one that may be set; its bytes are counted there.
+Password = Annotated[str, Field(max_length=1024)]
+NewPassword = Annotated[
+    str,
+    Field(
+        min_length=8,
+        max_length=1024,
+        description="any characters, at least 8, none of the most common passwords",
+    ),
+]
+MailedToken = Annotated[str, Field(max_length=100, description="as it came by mail")]
+
+
+class CustomerRequest(Request):
+    """An address that is to have an account."""
+
+    email: Email
+
+
+class ConfirmationRequest(Request):
+    """What was mailed, and the password that the account is to have."""
+
+    token: MailedToken
+    password: NewPassword
+
+
+class SessionRequest(Request):
+    """Who logs in."""
+
+    email: Email
+    password: Password
+
+
+class PasswordRequest(Request):
+    """The password of now and the one from now on."""
+
+    current_password: Password
+    new_password: NewPassword
+
+
+class PasswordResetRequest(Request):
+    """The address of an account whose password is forgotten."""
+
+    email: Email
+
+
+class MailedDocument(Document):
+    """A mail is on its way, whatever the address is; what it says, only its reader knows."""
+
+    status: Literal["mailed"] = "mailed"
+
+
+class NewSessionDocument(Document):
+    """A session that has begun, with its token, which is told this once."""
+
+    session_id: UUID
+    token: str = Field(description="bearer token; browsers have it in a cookie")
+    customer_id: UUID
+    role: Literal["customer", "merchant", "operator"]
+    expires_at: Timestamp
+    cart_id: UUID | None = Field(description="the open cart, with what was in the guest's")
+
+
+class SessionDocument(Document):
+    """A session of the account; current: the one that asks."""
+
+    session_id: UUID
+    current: bool
+    user_agent: str
+    created_at: Timestamp
+    last_used_at: Timestamp
+    expires_at: Timestamp
+
+
+class SessionListDocument(Document):
+    """Where the account is logged in, newest first."""
+
+    items: list[SessionDocument]
+
+
+class AccountDocument(Document):
+    """The account that asks."""
+
+    customer_id: UUID
+    role: Literal["customer", "merchant", "operator"]
+    email: str
+    created_at: Timestamp
+    password_changed_at: Timestamp

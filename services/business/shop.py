@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from services.business.counts import Counts
 from services.business.held import HeldPages
 from services.business.operations import Operation
+from services.business.passwords import Passwords
 from services.business.provider import PaymentProvider
 from services.business.providers.sandbox_adapter import open_sandbox
 from services.business.rounds import Rounds
@@ -47,6 +48,7 @@ class Shop:
     counts: Counts = field(default_factory=Counts)
     rounds: dict[str, Rounds] = field(default_factory=dict)  # of the workers, by their name
     watchdog: Watchdog = field(default_factory=Watchdog)
+    passwords: Passwords = field(default_factory=Passwords)
     _handed_over: set[asyncio.Task[Any]] = field(default_factory=set)
     _batchers: dict[str, Batcher[Any, Any]] = field(default_factory=dict)
 
@@ -99,6 +101,7 @@ class Shop:
         if self._handed_over:
             await asyncio.wait(self._handed_over, timeout=HANDED_OVER_S)
         await asyncio.gather(*(batcher.close() for batcher in self.batchers))
+        self.passwords.close()
 
     def changed(self) -> None:
         """Wake the outbox relay after a commit; if that fails, its polling finds the rows.

@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from services.data.sources import Reader, Transaction
+from services.data.link import Record
+from services.data.sources import Primary, Replica, Transaction
 
 GUEST_TOKEN_LIFETIME: Final = timedelta(days=90)  # how long a guest can come back to an order
 
@@ -29,6 +30,13 @@ class Identity(NamedTuple):
     expires_in_s: int
 
 
+class Found(NamedTuple):
+    """is_idle: a session that nobody has used for minutes, as far as is noted."""
+
+    identity: Identity
+    is_idle: bool
+
+
 INSERT_GUESTS = """
     with fresh as materialized (
         select token_sha256, uuidv7() as customer_id from unnest($1::bytea[]) as token_sha256
@@ -47,16 +55,22 @@ SELECT_IDENTITY = """
             select l.guest_id from guest_links l where l.customer_id = c.customer_id
             order by l.linked_at desc limit 50
         ) as guests,
-        floor(extract(epoch from least(t.expires_at - now(), interval '1 day')))::int
+        floor(extract(epoch from least(t.expires_at - now(), interval '1 day')))::int,
+        t.last_used_at < now() - interval '5 minutes' as is_idle
     from (
-        select token_sha256, customer_id, null::uuid as session_id, expires_at
+        select token_sha256, customer_id, null::uuid as session_id, expires_at,
+            now() as last_used_at
         from customer_tokens where token_sha256 = any($1::bytea[])
         union all
-        select token_sha256, customer_id, session_id, expires_at
+        select token_sha256, customer_id, session_id, expires_at, last_used_at
         from sessions where token_sha256 = any($1::bytea[]) and ended_at is null
     ) t join customers c using (customer_id)
     where t.expires_at > now()
 """
+
+
+# By tercet_read, who may not read the tables.
+SELECT_ON_STANDBY = "select * from identities_of($1::bytea[])"
 
 
 async def insert_guests(tx: Transaction, tokens: Sequence[str]) -> dict[str, UUID]:
@@ -68,7 +82,15 @@ async def insert_guests(tx: Transaction, tokens: Sequence[str]) -> dict[str, UUI
     return {hashes[row["token_sha256"]]: row["customer_id"] for row in rows}
 
 
-async def select_identity(reader: Reader, token_sha256: bytes) -> Identity | None:
+async def select_identity(primary: Primary, token_sha256: bytes) -> Found | None:
     """Whose token it is; None when it is unknown or over."""
-    rows = await reader.find(SELECT_IDENTITY, token_sha256)
-    return Identity(*rows[0][1:]) if rows else None
+    return _found(await primary.find(SELECT_IDENTITY, token_sha256))
+
+
+async def select_identity_on_standby(standby: Replica, token_sha256: bytes) -> Found | None:
+    """The same, as the standby has heard of it: for while there is no primary."""
+    return _found(await standby.find(SELECT_ON_STANDBY, token_sha256))
+
+
+def _found(rows: Sequence[Record]) -> Found | None:
+    return Found(Identity(*rows[0][1:-1]), rows[0][-1]) if rows else None

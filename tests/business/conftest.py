@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.accounts import Person
+from tests.laboratory import OwnDatabase
+from tests.served_business import ServedBusiness, served_business
 from tests.shop_fixtures import (
     books,
     business,
@@ -13,6 +21,7 @@ from tests.shop_fixtures import (
     provider,
     shop,
 )
+from tests.shopping import Books
 
 __all__ = [
     "books",
@@ -25,3 +34,16 @@ __all__ = [
     "provider",
     "shop",
 ]
+
+
+@pytest_asyncio.fixture(scope="session")
+async def served(laboratory: OwnDatabase) -> AsyncIterator[ServedBusiness]:
+    """Business on a database where no worker sends the mails that tests read."""
+    async with served_business(laboratory.settings()) as running:
+        yield running
+
+
+@pytest.fixture
+def person(served: ServedBusiness, lab_books: Books) -> Person:
+    """Somebody without an account, in a network of his own."""
+    return Person(served.http, lab_books)

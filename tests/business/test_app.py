@@ -39,7 +39,7 @@ async def test_nobody_but_access_gets_in(secret: str | None, stack: RunningStack
 
 async def test_the_secret_before_this_one_gets_in_too(shop: Shop) -> None:
     """So that the secret is changed without a refused request."""
-    previous = shop.settings.operator_token  # any other strong secret
+    previous = shop.settings.provider_secret  # any other strong secret
     changed = shop.settings.model_copy(update={"internal_secret_previous": previous})
     async with asgi_client(shop, changed) as client:
         for secret in (shop.settings.internal_secret, previous):

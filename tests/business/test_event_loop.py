@@ -23,6 +23,7 @@ from blockbuster import BlockBuster, blockbuster
 from structlog.testing import capture_logs
 
 from services.business.endpoints import INTERNAL, PUBLIC
+from tests.accounts import PASSWORD, headers_of, new_email, proof_of
 from tests.running_stack import RunningStack
 from tests.served_business import ServedBusiness, served_business
 from tests.shopping import Books, Goods, business_settings
@@ -72,7 +73,6 @@ class Asker:
     business: httpx.AsyncClient
     books: Books
     goods: Goods
-    operator_token: str
     webhook_secret: str
     after: Callable[[str], None]
     asked: set[str] = field(default_factory=set)
@@ -84,8 +84,9 @@ class Asker:
         customer_id = await self.books.value(
             "select customer_id from orders where order_id = $1", UUID(order_id)
         )
+        # An operator who has bought something: one asks for all.
         self.business.headers["x-customer-id"] = str(customer_id)
-        self.business.headers["authorization"] = f"Bearer {self.operator_token}"
+        self.business.headers["x-customer-role"] = "operator"
         pay = {"payment_method": "tok_approve"}
         paid = await self.ask(
             "POST", "/orders/{order_id}/payments", f"/orders/{order_id}/payments", body=pay
@@ -112,6 +113,7 @@ class Asker:
         forced = "/operator/upstreams/provider"
         for state in ("open", None):
             await self.ask("PUT", "/operator/upstreams/{upstream}", forced, body={"forced": state})
+        await self._account()
         await self.ask("GET", "/internal/pages")
         nobody = f"/internal/identities/{'0' * 64}"
         await self.ask("GET", "/internal/identities/{token_sha256}", nobody, status=404)
@@ -154,6 +156,31 @@ class Asker:
         claims = "/flash-sales/{flash_sale_id}/claims"
         await self.ask("POST", claims, f"{sale}/claims", body={"quantity": 1})
 
+    async def _account(self) -> None:
+        """An account from the mail on; what access says of its session goes with each request."""
+        email, password = new_email(), {"password": PASSWORD}
+        for path in ("/customers", "/password-resets"):
+            await self.ask("POST", path, body={"email": email}, status=202)
+        token = await proof_of(self.books, email, "confirmation")
+        await self.ask("POST", "/customers/confirmations", body={"token": token, **password})
+        first = await self.ask("POST", "/sessions", body={"email": email, **password})
+        second = await self.ask("POST", "/sessions", body={"email": email, **password})
+        before = self.business.headers.copy()
+        try:
+            shown = await headers_of(self.business, second.json()["token"])
+            self.business.headers.update(shown)
+            await self.ask("GET", "/customers/me")
+            await self.ask("GET", "/sessions")
+            other = f"/sessions/{first.json()['session_id']}"
+            await self.ask("DELETE", "/sessions/{session_id}", other, status=204)
+            change = {"current_password": PASSWORD, "new_password": PASSWORD[::-1]}
+            await self.ask("PUT", "/customers/me/password", body=change, status=204)
+            await self.ask("DELETE", "/sessions/current", status=204)
+        finally:
+            self.business.headers = before
+        body = {"token": await proof_of(self.books, email, "reset"), **password}
+        await self.ask("POST", "/password-resets/completions", body=body, status=204)
+
     async def _webhook(self, payment: dict[str, Any]) -> None:
         """Through a sender of its own, because it is signed."""
         event = charge_event(payment | payment["amount"], "approved")
@@ -191,8 +218,8 @@ class Asker:
 
 @pytest.fixture
 async def asker(served: ServedBusiness, books: Books, stack: RunningStack) -> Asker:
-    token, key = stack.secret("operator_token"), stack.secret("webhook_secret")
-    return Asker(served.http, books, await books.goods(), token, key, after=lambda _: None)
+    key = stack.secret("webhook_secret")
+    return Asker(served.http, books, await books.goods(), key, after=lambda _: None)
 
 
 async def test_no_route_makes_a_call_that_blocks(asker: Asker) -> None:

@@ -359,4 +359,4 @@ async def test_only_an_operator_does_it(books: Books, customer: Customer) -> Non
     payment = await authorised(books, customer)
     for what in ("captures", "voids", "refunds"):
         answer = await customer.post(f"/payments/{payment['payment_id']}/{what}", {})
-        assert answer.status_code == 401
+        assert answer.status_code == 403

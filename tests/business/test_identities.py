@@ -8,10 +8,12 @@ from uuid import UUID
 
 import httpx
 
+from services.business.shop import open_shop
 from services.data.customers import OPERATOR
+from tests.faults.waiting import until
 from tests.laboratory import OwnDatabase, own_database
 from tests.running_stack import RunningStack
-from tests.shopping import Books, Customer, http_client, open_books
+from tests.shopping import Books, Customer, asgi_client, http_client, open_books
 
 INSERT_SESSION = """
     insert into sessions (token_sha256, customer_id, expires_at)
@@ -120,7 +122,39 @@ async def test_an_operator_is_who_access_says_is_one(
     assert known.status_code == 200
     for role in ("merchant", "customer", "guest", "operators", ""):
         headers = {"x-customer-role": role}
-        assert (await business.get("/operator/upstreams", headers=headers)).status_code == 401
+        assert (await business.get("/operator/upstreams", headers=headers)).status_code == 403
     async with http_client(stack.url) as client:
         answer = await client.get("/operator/upstreams", headers={"x-customer-role": "operator"})
         assert answer.status_code == 401, "access lets clients say who they are"
+
+
+async def test_while_the_primary_is_away_a_standby_is_asked(
+    laboratory: OwnDatabase, lab_books: Books
+) -> None:
+    """Who reads standbys may not read tokens, and learns whose one is by its hash alone."""
+    merchant, guest = (
+        await customer_of(lab_books, "merchant"),
+        await customer_of(lab_books, "guest"),
+    )
+    await lab_books.rows("insert into guest_links values ($1, $2)", guest, merchant)
+    token, session_id = await session_of(lab_books, merchant, 120)
+    ended, ended_id = await session_of(lab_books, merchant)
+    sql = "update sessions set ended_at = now() where session_id = $1"
+    await lab_books.rows(sql, UUID(ended_id))
+    await lab_books.replayed()
+    nobody = laboratory.settings(primary_dsn="postgresql://tercet_app@127.0.0.1:1/tercet")
+    async with open_shop(nobody) as shop, asgi_client(shop) as client:
+        reads = shop.database.readers
+        await until(lambda: len(reads()) > 1, within_s=20, what="the standby is read from")
+        found = await client.get(path_of(token))
+        assert found.status_code == 200, found.text
+        shown = found.json()
+        assert shown == {
+            "customer_id": str(merchant),
+            "role": "merchant",
+            "session_id": session_id,
+            "guests": [str(guest)],
+            "expires_in_s": 1,
+        }
+        for wrong in (ended, "x" * 43):  # that a standby knows none says nothing
+            assert (await client.get(path_of(wrong))).status_code == 503

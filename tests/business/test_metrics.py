@@ -12,6 +12,7 @@ from services.business.claims import CLAIM_PAYMENTS
 from services.business.metrics import BUSINESS, WORKER, report_of, report_of_worker
 from services.business.shop import Shop, open_shop
 from services.data.counts import Counts
+from services.data.mails import MailsWaiting
 from services.data.outbox import Lag
 from tests.access.test_metrics import samples, value
 from tests.faults.waiting import until
@@ -47,6 +48,14 @@ def move(shop: Shop) -> None:
     counts.orphans_found_total += 1
     counts.orphans_returned_total += 1
     counts.escalated_total += 1
+    counts.logins_total += 1
+    counts.logins_refused_total += 1
+    counts.logins_throttled_total += 1
+    counts.mails_sent_total += 1
+    counts.live_watched = 2
+    counts.mails_waiting = MailsWaiting(2, 1)
+    shop.passwords.hashes_total += 1
+    shop.passwords.refused_total += 1
     shop.rounds_of("expiry").worked(2, 0.0)
     shop.rounds_of("expiry").errors_total += 1
     for cache in (shop.pages, shop.lists):

@@ -30,6 +30,7 @@ STATEMENT = re.compile(r"\s*(select|with|insert|update|delete)\b", re.IGNORECASE
 # Modules whose statements are not part of a request, and those that read all there is by design.
 OFFLINE = {"catalog_statements", "catalog_load", "proofs", "booked"}
 READS_ALL = {
+    "SELECT_ACCOUNTS": "`tercet account list`: a command of people's",
     "SELECT_CATEGORIES": "counts the products of each category; held for 10 s, purged by tag",
 }
 

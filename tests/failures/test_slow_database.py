@@ -20,7 +20,7 @@ from tests.faults.figures import record
 from tests.faults.parts import Parts
 from tests.faults.waiting import until
 from tests.running_stack import RunningStack
-from tests.shopping import Books, Customer, Goods, http_client
+from tests.shopping import OPERATOR_FIELDS, Books, Customer, Goods, http_client
 
 DEADLINE_MS: Final = 1000
 LATE_MS: Final = 100
@@ -82,14 +82,14 @@ async def business(broken_stack: RunningStack) -> AsyncIterator[httpx.AsyncClien
         **{
             "x-internal-secret": broken_stack.secret("internal_secret"),
             "x-deadline-ms": str(DEADLINE_MS),
-            "authorization": f"Bearer {broken_stack.secret('operator_token')}",
         },
     ) as client:
         yield client
 
 
 async def state(business: httpx.AsyncClient) -> str:
-    items = (await business.get("/operator/upstreams")).json()["items"]
+    answer = await business.get("/operator/upstreams", headers=OPERATOR_FIELDS)
+    items = answer.json()["items"]
     return str(next(item["state"] for item in items if item["name"] == "primary"))
 
 

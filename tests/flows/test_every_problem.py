@@ -115,6 +115,16 @@ async def unauthenticated(shop: Shop) -> Got:
     return await shop.http.get(f"/orders/{uuid4()}")
 
 
+async def login_refused(shop: Shop) -> Got:
+    body = {"email": f"{uuid4().hex}@example.com", "password": "correct horse"}
+    return await shop.http.post("/sessions", json=body)
+
+
+async def token_refused(shop: Shop) -> Got:
+    body = {"token": "x" * 43, "password": "correct horse"}
+    return await shop.http.post("/customers/confirmations", json=body)
+
+
 async def webhook_refused(shop: Shop) -> Got:
     return await Sender(shop.http, "not the secret of anybody").send({"type": "charge.approved"})
 
@@ -374,6 +384,8 @@ PRODUCERS: Final[Mapping[str, Producer]] = {
     "idempotency-key-reused": idempotency_key_reused,
     "idempotency-key-running": idempotency_key_running,
     "unauthenticated": unauthenticated,
+    "login-refused": login_refused,
+    "token-refused": token_refused,
     "webhook-refused": webhook_refused,
     "forbidden": forbidden,
     "cross-site-request": cross_site_request,

@@ -15,7 +15,7 @@ import pytest
 
 from tests.faults.waiting import until
 from tests.running_stack import RunningStack
-from tests.shopping import Books, Customer, ProviderBooks
+from tests.shopping import OPERATOR_FIELDS, Books, Customer, ProviderBooks
 from tests.webhooks import Sender
 
 AT_ONCE = 50
@@ -24,9 +24,9 @@ PART_MINOR = 300  # six of them fit
 
 
 @pytest.fixture
-def operator(business: httpx.AsyncClient, stack: RunningStack) -> Operator:
+def operator(business: httpx.AsyncClient) -> Operator:
     """Speaks to business itself: access lets fewer of an operator through at once."""
-    return Operator(business, f"Bearer {stack.secret('operator_token')}")
+    return Operator(business)
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def sender(http: httpx.AsyncClient, stack: RunningStack) -> Sender:
 
 
 class Operator:
-    def __init__(self, http: httpx.AsyncClient, authorization: str) -> None:
-        self.http, self.authorization = http, authorization
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
 
     async def do(
         self, payment: dict[str, Any], what: str, amount_minor: int | None = None, key: str = ""
     ) -> httpx.Response:
         amount = {"amount": {"amount_minor": amount_minor, "currency": "USD"}}
-        headers = {"authorization": self.authorization, "idempotency-key": key or uuid4().hex}
+        headers = {**OPERATOR_FIELDS, "idempotency-key": key or uuid4().hex}
         return await self.http.post(
             f"/payments/{payment['payment_id']}/{what}",
             json={} if amount_minor is None else amount,

@@ -17,6 +17,7 @@ from services import settings as all_settings
 from services.settings import (
     AccessSettings,
     BusinessSettings,
+    MailboxSettings,
     MigrateSettings,
     ProcessSettings,
     ProviderSettings,
@@ -34,6 +35,7 @@ KINDS: Final[Mapping[str, type[ProcessSettings]]] = {
     "access": AccessSettings,
     "business": BusinessSettings,
     "provider": ProviderSettings,
+    "mailbox": MailboxSettings,
     "migrate": MigrateSettings,
     "catalog": MigrateSettings,
     **{f"worker-{name}": WorkerSettings for name in WORKERS},
@@ -90,13 +92,14 @@ def test_every_process_and_server_is_a_service() -> None:
     assert SERVICES.keys() == {*KINDS, *SERVERS, "secrets", "bootstrap"}
     for name in WORKERS:
         assert SERVICES[f"worker-{name}"]["command"] == ["worker", name]
-    for name in ("access", "business", "provider", "migrate"):
+    for name in ("access", "business", "provider", "mailbox", "migrate"):
         assert SERVICES[name]["command"] == [name]
 
 
-def test_only_access_publishes_a_port_and_only_to_this_machine() -> None:
+def test_only_access_and_the_mailbox_publish_a_port_and_only_to_this_machine() -> None:
     published = {name for name, service in SERVICES.items() if service.get("ports")}
-    assert published == {"access"}
+    assert published == {"access", "mailbox"}
+    assert SERVICES["mailbox"]["ports"] == ["127.0.0.1:${TERCET_MAILBOX_PORT:-8025}:8025"]
     assert SERVICES["access"]["ports"] == ["127.0.0.1:${TERCET_PORT:-8080}:8080"]
     assert not any(
         "expose" in service or "container_name" in service for service in SERVICES.values()
@@ -146,6 +149,8 @@ def test_clients_of_access_are_on_a_network_with_nothing_else() -> None:
     assert members["middle"] == {"access", "business"}
     assert members["cache"] == {"access", "valkey", "events"}
     assert members["webhooks"] == {"access", "provider"}
+    assert members["desk"] == {"mailbox"}
+    assert members["mail"] == {"mailbox", "worker-mails"}
     assert members["watch"] == set(WATCHED)
     assert members["payments"] == {"provider", "business", *(f"worker-{name}" for name in WORKERS)}
     assert "access" not in members["data"]
@@ -153,7 +158,7 @@ def test_clients_of_access_are_on_a_network_with_nothing_else() -> None:
     assert networks("primary") == networks("standby") == {"data"}
     assert networks("valkey") == networks("events") == {"data", "cache"}
     for network, options in COMPOSE["networks"].items():
-        assert bool((options or {}).get("internal")) == (network != "front")
+        assert bool((options or {}).get("internal")) == (network not in {"front", "desk"})
 
 
 @pytest.mark.parametrize("name", WATCHED)

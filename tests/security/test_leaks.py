@@ -25,7 +25,7 @@ from services.settings import BusinessSettings
 from tests.faults.proxy import Accept, FaultProxy
 from tests.laboratory import OwnDatabase
 from tests.served_business import by_way_of, proxy_before, served_business
-from tests.shopping import Books
+from tests.shopping import OPERATOR_FIELDS, Books
 
 # What only our own side knows, and what its parts say of themselves when they fail.
 MARKERS: Final = (
@@ -54,7 +54,6 @@ class Broken:
     slug: str
     order_id: UUID
     customer_id: UUID
-    operator_token: str
 
     async def ask_everything(self) -> list[httpx.Response]:
         """Every route, at the same time."""
@@ -82,7 +81,7 @@ class Broken:
             "idempotency-key": uuid4().hex,
         }
         if path.startswith("/operator"):
-            headers["authorization"] = f"Bearer {self.operator_token}"
+            headers |= OPERATOR_FIELDS
         return await self.http.request(method, path, json=body, headers=headers)
 
 
@@ -120,7 +119,6 @@ async def broken(laboratory: OwnDatabase, **changes: Any) -> AsyncIterator[Broke
             goods.variant,
             goods.slug,
             *placed,
-            settings.operator_token.get_secret_value(),
         )
 
 

@@ -1,0 +1,133 @@
+"""Logins: what a flood of them costs everybody else (S12), and what their times tell (S14)."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import httpx
+import pytest
+
+from services.business import throttles
+from services.data.login_tries import Rule
+from tests.accounts import Person, new_address, new_email
+from tests.faults.figures import record
+from tests.laboratory import OwnDatabase
+from tests.running_stack import RunningStack
+from tests.served_business import served_business
+from tests.shopping import Books, open_books
+
+FLOOD_RATE: Final = 200.0  # logins a second
+GET_RATE: Final = 50.0
+MEASURED_S: Final = 20.0
+TRIES: Final = 2_000  # of each kind
+DIFFERENCE: Final = 0.02  # of the medians, at most
+SIGNIFICANT: Final = 0.01
+
+
+@pytest.mark.faults
+async def test_a_flood_of_logins_leaves_pages_and_payments_alone(
+    stack: RunningStack, business: httpx.AsyncClient, books: Books
+) -> None:
+    """From as many networks as there are logins, so that no rule but the queue holds them off."""
+    goods = await books.goods()
+    path = f"/products/{goods.slug}/stock"
+
+    async def get() -> int:
+        return (await business.get(path)).status_code
+
+    async def log_in() -> int:
+        body = {"email": new_email(), "password": "not the password"}
+        headers = {"x-forwarded-for": new_address()}
+        return (await business.post("/sessions", json=body, headers=headers)).status_code
+
+    before, _ = await offered(get, GET_RATE, MEASURED_S)
+    flooding = asyncio.create_task(offered(log_in, FLOOD_RATE, MEASURED_S))
+    during, statuses = await offered(get, GET_RATE, MEASURED_S)
+    _, logins = await flooding
+    p99 = {"before": p99_ms(before), "during": p99_ms(during)}
+    counts = {str(status): logins.count(status) for status in sorted(set(logins))}
+    passed = p99["during"] <= 2 * p99["before"] and set(statuses) == {200}
+    record(12, "a flood of 200 logins a second", passed, get_p99_ms=p99, logins=counts)
+    assert set(logins) <= {401, 503} and logins.count(503) > 0, counts
+    assert passed, p99
+
+
+async def offered(
+    ask: Callable[[], Awaitable[int]], rate: float, seconds: float
+) -> tuple[list[float], list[int]]:
+    """Times in seconds and statuses of an open loop."""
+    times, statuses = list[float](), list[int]()
+
+    async def one() -> None:
+        began_at = time.monotonic()
+        statuses.append(await ask())
+        times.append(time.monotonic() - began_at)
+
+    began_at, tasks = time.monotonic(), set[asyncio.Task[None]]()
+    for number in range(int(rate * seconds)):
+        await asyncio.sleep(max(0.0, began_at + number / rate - time.monotonic()))
+        tasks.add(asyncio.create_task(one()))
+    await asyncio.gather(*tasks)
+    return times, statuses
+
+
+def p99_ms(times: Sequence[float]) -> float:
+    return round(1000 * sorted(times)[math.ceil(0.99 * len(times)) - 1], 1)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+async def test_the_time_of_a_login_does_not_tell_whether_its_address_is_known(
+    laboratory: OwnDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throttles, "BY_ACCOUNT", Rule(free=10**6, most=10**6, longest_s=0))
+    async with (
+        served_business(laboratory.settings()) as served,
+        open_books(laboratory.superuser_dsn(), relayed=False) as books,
+    ):
+        known = Person(served.http, books)
+        await known.sign_up()
+        took: dict[str, list[float]] = {"known": [], "unknown": []}
+        kinds = ["known", "unknown"] * TRIES
+        random.shuffle(kinds)
+        for kind in kinds:
+            email = known.email if kind == "known" else new_email()
+            body = {"email": email, "password": "not the password"}
+            headers = {"x-forwarded-for": new_address()}
+            began_at = time.perf_counter()
+            answer = await served.http.post("/sessions", json=body, headers=headers)
+            took[kind].append(time.perf_counter() - began_at)
+            assert answer.status_code == 401, answer.text
+    medians = {kind: statistics.median(times) for kind, times in took.items()}
+    difference = abs(medians["known"] / medians["unknown"] - 1)
+    p = mann_whitney(took["known"], took["unknown"])
+    passed = difference <= DIFFERENCE and p > SIGNIFICANT
+    figures = {kind: round(1000 * median, 2) for kind, median in medians.items()}
+    record(14, "logins with known and unknown addresses", passed, median_ms=figures, p=round(p, 4))
+    assert passed, (figures, p)
+
+
+def mann_whitney(first: Sequence[float], second: Sequence[float]) -> float:
+    """The probability of ranks as different as these, were both the same (two-sided, normal
+    approximation; Mann and Whitney 1947). Times in nanoseconds have no ties to speak of."""
+    ranked = sorted([(value, 0) for value in first] + [(value, 1) for value in second])
+    ranks = sum(rank for rank, (_, kind) in enumerate(ranked, start=1) if kind == 0)
+    n, m = len(first), len(second)
+    u = ranks - n * (n + 1) / 2
+    z = (u - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
+    return math.erfc(abs(z) / math.sqrt(2))
+
+
+def test_a_difference_would_be_seen() -> None:
+    """Of 2 % in the middle of what is spread by 10 %; and none is seen where there is none."""
+    chance = random.Random(7)
+    times = [chance.gauss(0.05, 0.005) for _ in range(3 * TRIES)]
+    first, second, third = times[:TRIES], times[TRIES : 2 * TRIES], times[2 * TRIES :]
+    assert mann_whitney(first, second) > SIGNIFICANT
+    assert mann_whitney(first, [1.02 * value for value in third]) < SIGNIFICANT
