@@ -13,7 +13,7 @@ from typing import Final
 from services.child import Child
 
 EXIT_BAD_SETTINGS: Final = 78  # EX_CONFIG of sysexits.h
-WORKERS: Final = ("outbox", "reconcile", "expiry", "webhooks", "live", "mails")
+WORKERS: Final = ("outbox", "reconcile", "expiry", "webhooks", "live", "mails", "rollups")
 
 
 def run(kind: str, worker: str = "") -> int:

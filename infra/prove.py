@@ -15,14 +15,18 @@ from infra.unanswered import UNANSWERED, why_unanswered
 from services.business.provider_books import BooksUnanswered
 from services.business.provider_proofs import PROVIDER_RULES, ProviderFinding, prove_books
 from services.business.providers.sandbox_adapter import open_sandbox
+from services.data.log_proofs import LOG_RULE, prove_log
+from services.data.log_reader import LogAway
 from services.data.payment_reviews import count_open_reviews
 from services.data.proofs import RULES, Finding, find_violations
 from services.data.sources import Primary
 from services.data.store import open_primary
 from services.settings import BusinessSettings, DatabaseSettings, SettingsError, load
 from services.telemetry import configure_logging
+from services.valkey import connect_events
 
 STATEMENT_TIMEOUT_MS = 600_000  # a proof reads whole tables
+LOG_TIMEOUT_S = 60.0  # and all that is in the log
 
 
 def prove(
@@ -40,10 +44,11 @@ def prove(
         typer.Option("--without-provider", help="Leave out what the provider's own books say."),
     ] = False,
 ) -> None:
-    """Check every invariant: stock, orders, payments, ledger, keys, outbox, the provider's books.
+    """Check every invariant: stock, orders, payments, ledger, keys, outbox, analytics, the
+    provider's books.
 
-    Exit code 0 when all hold, 1 when one is broken (its rows are named), 2 when the database or
-    the provider can not be asked.
+    Exit code 0 when all hold, 1 when one is broken (its rows are named), 2 when the database, the
+    log of events or the provider can not be asked.
     """
     try:
         if data_dir is not None or not os.environ.get("TERCET_PRIMARY_DSN"):
@@ -58,6 +63,8 @@ def prove(
         raise _unanswered(str(error)) from None
     except BooksUnanswered as error:
         raise _unanswered(f"{error} (--without-provider leaves it out)") from None
+    except LogAway as error:
+        raise _unanswered(f"the log of events: {error}") from None
     except UNANSWERED as error:
         raise _unanswered(why_unanswered(error)) from None
     raise typer.Exit(1 if broken else 0)
@@ -78,6 +85,10 @@ async def _prove(settings: DatabaseSettings, at_provider: BusinessSettings | Non
         async for finding in find_violations(primary):
             _print(console, finding)
             broken += bool(finding.broken)
+        if settings.events_url:
+            finding = await _of_log(primary, settings)
+            _print(console, finding)
+            broken += bool(finding.broken)
         reviews = await count_open_reviews(primary)
         console.print(f"        {'webhooks':<12} reviews that are open ({reviews:,})")
         if at_provider is not None:
@@ -87,7 +98,8 @@ async def _prove(settings: DatabaseSettings, at_provider: BusinessSettings | Non
                     broken += bool(proof.broken)
             except BooksUnanswered as error:
                 unanswered = error
-    count = len(RULES) + (len(PROVIDER_RULES) if at_provider and not unanswered else 0)
+    count = len(RULES) + bool(settings.events_url)
+    count += len(PROVIDER_RULES) if at_provider and not unanswered else 0
     verdict = f"{broken} broken" if broken else "all hold"
     console.print(f"{count} invariants, {verdict}")
     if unanswered is not None:
@@ -95,6 +107,16 @@ async def _prove(settings: DatabaseSettings, at_provider: BusinessSettings | Non
         if not broken:
             raise unanswered
     return broken
+
+
+async def _of_log(primary: Primary, settings: DatabaseSettings) -> Finding:
+    valkey = connect_events(settings, timeout_s=LOG_TIMEOUT_S)
+    if valkey is None:
+        return Finding(LOG_RULE, 0, [])
+    try:
+        return await prove_log(primary, valkey)
+    finally:
+        await valkey.aclose()
 
 
 async def _at_provider(primary: Primary, settings: BusinessSettings) -> list[ProviderFinding]:

@@ -311,6 +311,9 @@ class BusinessSettings(
         description="longest wait for the payment provider's answer; the sandbox's p99.9 is 0.2 s,"
         " a real one's is seconds: `tercet timeouts` shows yours",
     )
+    events_kept_days: int = Field(
+        90, ge=8, description="how long the hours of analytics are kept; revenue's for ever"
+    )
     return_orphan_charges: bool = Field(
         True,
         description="void or refund charges at the provider that stand for no payment of ours;"

@@ -48,6 +48,7 @@ class OwnDatabase:
             "standby_dsns": [self.dsn("tercet_read", "standby")],
             "app_password": password,
             "read_password": password,
+            "events_url": "",  # what is sold here is not to be counted by the stack's worker
         }
         return business_settings(self.stack, **{**ours, **changes})
 

@@ -69,6 +69,12 @@ class RunningStack:
         place = urlsplit(self.environment["TERCET_VALKEY_URL"])
         return f"redis://:{self.secret('valkey_password')}@{place.netloc}{place.path}"
 
+    @property
+    def events_url(self) -> str:
+        """The log of events with its password."""
+        place = urlsplit(self.environment["TERCET_EVENTS_URL"])
+        return f"redis://:{self.secret('events_password')}@{place.netloc}{place.path}"
+
     def secret(self, name: str) -> str:
         """One of the stack's random secrets."""
         return secret_files.read_secret(self.folder.secrets, name)

@@ -24,14 +24,14 @@ from services.business.shop import Shop
 from services.consistency import TOKEN_HEADER
 from services.data.customers import GUEST_TOKEN_LIFETIME, INSERT_GUESTS, OPERATOR
 from services.data.orders import OrderKey
-from services.data.proofs import ASKED, FOLLOWED, PUBLISHED, RULES, TRIED
+from services.data.proofs import ASKED, COUNTED, FOLLOWED, PUBLISHED, RULES, TRIED
 from services.settings import BusinessSettings, ProcessSettings, load
 from tests.faults.waiting import until
 from tests.running_stack import RunningStack
 
 S = TypeVar("S", bound=ProcessSettings)
 # What workers do in time; in a laboratory none runs.
-BY_WORKERS = (PUBLISHED, TRIED, FOLLOWED, ASKED)
+BY_WORKERS = (PUBLISHED, TRIED, FOLLOWED, ASKED, COUNTED)
 Rows = list[asyncpg.Record]
 
 # What access says of an operator; business believes it because of the internal secret.

@@ -38,7 +38,11 @@ class Route(Enum):
     __hash__ = object.__hash__  # each is there once; Enum's own is a call of Python per look-up
 
 
-BY_FIRST_PART: Final = {"operator": Route.OPERATOR, "webhooks": Route.WEBHOOK}
+BY_FIRST_PART: Final = {
+    "operator": Route.OPERATOR,
+    "analytics": Route.OPERATOR,
+    "webhooks": Route.WEBHOOK,
+}
 ACCOUNTS: Final = frozenset(("customers", "sessions"))
 # Those of no customer: nobody is asked who it is.
 NOBODYS: Final = frozenset((Route.PAGE, Route.WEBHOOK))

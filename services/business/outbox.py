@@ -21,6 +21,7 @@ from services.data.wake import Wake
 from services.problems import Problem
 from services.tags import HEARTBEAT_S
 from services.telemetry import logger, mark_ready
+from services.valkey import connect_events
 
 log = logger(__name__)
 
@@ -28,38 +29,56 @@ ROWS: Final = 500  # a message of 500 tags is 25 KB
 POLL_S: Final = 0.1
 TRIM_S: Final = 60.0
 MEASURE_S: Final = 1.0
+EVENTS_TIMEOUT_S: Final = 0.5  # an append takes an fsync; tags wait for it meanwhile
+EVENTS_PAUSE_S: Final = 1.0  # after one that failed
 
 
-async def run_once(shop: Shop, publisher: Publisher) -> int:
+class EventsNotPublished(NotPublished):
+    """The tags that there were are told, the events are not."""
+
+
+async def run_once(shop: Shop, publisher: Publisher, *, with_events: bool = True) -> int:
     """Publish the oldest rows that no other relay has; returns how many there were.
 
     Claim, publish, mark: a relay that dies in between leaves its claim to run out, and the rows
-    are published again. At least once; never not at all.
+    are published again. At least once; never not at all. Tags and events go to different places,
+    and neither waits for the other's.
     """
     primary = shop.database.primary
     async with primary.transaction() as tx:
-        rows = await outbox.claim_unpublished(tx, ROWS)
+        rows = await outbox.claim_unpublished(tx, ROWS, with_events=with_events)
     if not rows:
         return 0
-    outbox_ids = [row.outbox_id for row in rows]
-    try:
-        await _publish(shop, publisher, rows)
-    except NotPublished:
-        async with primary.transaction() as tx:
-            await outbox.release_claims(tx, outbox_ids)
-        raise
+    tags = [row for row in rows if row.kind == "tag"]
+    events = [row for row in rows if row.kind == "event"]
+    told, failures = list[OutboxRow](), list[NotPublished]()
+    for part, publish in ((tags, _publish_tags), (events, _publish_events)):
+        try:
+            if part:
+                await publish(shop, publisher, part)
+                told += part
+        except NotPublished as error:
+            failures.append(error)
     async with primary.transaction() as tx:
-        await outbox.mark_published(tx, outbox_ids)
+        await outbox.mark_published(tx, [row.outbox_id for row in told])
+        if failures:
+            waiting = {row.outbox_id for row in rows} - {row.outbox_id for row in told}
+            await outbox.release_claims(tx, sorted(waiting))
+    for failure in failures:
+        raise failure
     return len(rows)
 
 
-async def _publish(shop: Shop, publisher: Publisher, rows: list[OutboxRow]) -> None:
-    tags = list(dict.fromkeys(row.name for row in rows if row.kind == "tag"))
-    if tags:
-        await publisher.publish_tags(tags, await outbox.position_after(shop.database.primary))
-    events = [row for row in rows if row.kind == "event"]
-    if events:
-        await publisher.publish_events(events)
+async def _publish_tags(shop: Shop, publisher: Publisher, rows: list[OutboxRow]) -> None:
+    tags = list(dict.fromkeys(row.name for row in rows))
+    await publisher.publish_tags(tags, await outbox.position_after(shop.database.primary))
+
+
+async def _publish_events(_: Shop, publisher: Publisher, rows: list[OutboxRow]) -> None:
+    try:
+        await publisher.publish_events(rows)
+    except NotPublished as error:
+        raise EventsNotPublished(str(error)) from error
 
 
 async def beat(shop: Shop, publisher: Publisher) -> None:
@@ -76,15 +95,31 @@ async def beat(shop: Shop, publisher: Publisher) -> None:
 
 async def run(shop: Shop) -> None:
     """Relay for ever, and be heard while there is nothing to tell."""
-    publisher = ValkeyPublisher(shop.store.valkey, uuid4().hex)
+    events = connect_events(shop.settings, timeout_s=EVENTS_TIMEOUT_S)
+    publisher = ValkeyPublisher(shop.store.valkey, uuid4().hex, events)
+    try:
+        await _relay(shop, publisher)
+    finally:
+        if events is not None:
+            await events.aclose()
+
+
+async def _relay(shop: Shop, publisher: Publisher) -> None:
     wake, chores, ready = Wake(shop.settings), Chores(shop), False
     rounds = shop.rounds_of("outbox")
+    events_from = 0.0  # when events are tried again
     async with wake.listening():
         while True:
             began_at = time.monotonic()
             try:
                 await chores.measure()
-                published = await run_once(shop, publisher)
+                try:
+                    with_events = began_at >= events_from
+                    published = await run_once(shop, publisher, with_events=with_events)
+                except EventsNotPublished as error:
+                    log.warning("events wait", error=repr(error))
+                    rounds.errors_total += 1
+                    published, events_from = 0, time.monotonic() + EVENTS_PAUSE_S
                 await beat(shop, publisher)
                 rounds.worked(published, began_at)
                 if not ready:

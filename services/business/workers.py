@@ -11,7 +11,7 @@ from typing import Any, Final
 import uvloop
 
 from services import listener
-from services.business import expiry, live, mailing, outbox, reconcile, webhooks
+from services.business import expiry, live, mailing, outbox, reconcile, rollups, webhooks
 from services.business.metrics import report_of_worker
 from services.business.shop import Shop, open_shop
 from services.internal import InternalServer
@@ -31,6 +31,7 @@ WORKERS: Final[dict[str, Callable[[Shop], Coroutine[Any, Any, None]]]] = {
     "webhooks": webhooks.run,
     "live": live.run,
     "mails": mailing.run,
+    "rollups": rollups.run,
 }
 
 

@@ -25,11 +25,22 @@ class Transfer(NamedTuple):
     cause_id: UUID
 
 
+# Each is told by the outbox: analytics count revenue by these events and by no other.
+BOOKED_EVENT: Final = "transfer_booked"
 INSERT_TRANSFERS = """
-    insert into ledger_transfers
-        (debit_account, credit_account, amount_minor, currency, cause, cause_id)
-    select * from unnest(
-        $1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::uuid[])
+    with booked as (
+        insert into ledger_transfers
+            (debit_account, credit_account, amount_minor, currency, cause, cause_id)
+        select * from unnest(
+            $1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::uuid[])
+        returning *
+    )
+    insert into outbox (kind, name, aggregate_id, payload)
+    select 'event', 'transfer_booked', cause_id::text, jsonb_build_object(
+        'cause', cause, 'cause_id', cause_id, 'debit_account', debit_account,
+        'credit_account', credit_account, 'amount_minor', amount_minor, 'currency', currency,
+        'at', created_at)
+    from booked
 """
 
 

@@ -55,17 +55,26 @@ INSERT_EVENTS = """
 """
 
 # Two relays must not overtake each other with the events of one aggregate: an event is claimed only
-# together with, or after, all that came before it. `earlier` looks no further than the rows that
-# could be taken, so it reads those that other relays have, however long the line behind them is.
+# together with, or after, all that came before it. Tags are claimed beside them: they do not wait
+# in a line of events that can not be published. `earlier` looks no further than the rows that could
+# be taken, so it reads those that other relays have, however long the line behind them is.
 CLAIM_UNPUBLISHED = """
-    with oldest as materialized (
+    with tags as materialized (
         select outbox_id, kind, aggregate_id from outbox
-        where published_at is null and (claimed_until is null or claimed_until <= now())
+        where published_at is null and kind = 'tag'
+            and (claimed_until is null or claimed_until <= now())
         order by outbox_id limit $1 for update skip locked
+    ), events as materialized (
+        select outbox_id, kind, aggregate_id from outbox
+        where $3 and published_at is null and kind = 'event'
+            and (claimed_until is null or claimed_until <= now())
+        order by outbox_id limit $1 for update skip locked
+    ), oldest as materialized (
+        select * from tags union all select * from events
     ), earlier as materialized (
         select o.aggregate_id, min(o.outbox_id) as first_id from outbox o
         where o.published_at is null and o.kind = 'event'
-            and o.outbox_id < (select max(outbox_id) from oldest)
+            and o.outbox_id < (select max(outbox_id) from events)
             and not exists (select from oldest where oldest.outbox_id = o.outbox_id)
         group by o.aggregate_id
     ), claimed as (
@@ -123,9 +132,13 @@ async def insert_events(tx: Transaction, events: Sequence[Event]) -> None:
         await tx.execute(INSERT_EVENTS, names, [event.aggregate_id for event in events], payloads)
 
 
-async def claim_unpublished(tx: Transaction, limit: int) -> list[OutboxRow]:
-    """The oldest rows that no other relay has; they are the caller's for CLAIM_LEASE."""
-    return [OutboxRow(*row) for row in await tx.fetch(CLAIM_UNPUBLISHED, limit, CLAIM_LEASE)]
+async def claim_unpublished(
+    tx: Transaction, limit: int, *, with_events: bool = True
+) -> list[OutboxRow]:
+    """The oldest tags and events, `limit` of each, that no other relay has; they are the caller's
+    for CLAIM_LEASE."""
+    rows = await tx.fetch(CLAIM_UNPUBLISHED, limit, CLAIM_LEASE, with_events)
+    return [OutboxRow(*row) for row in rows]
 
 
 async def mark_published(tx: Transaction, outbox_ids: list[int]) -> None:

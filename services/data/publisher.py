@@ -5,17 +5,23 @@ docs/outbox.md has what an implementation over NATS or Kafka has to keep.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+import msgspec
 from redis.asyncio import Redis
 
+from services.data.ledger import BOOKED_EVENT
 from services.data.outbox import OutboxRow
 from services.data.tags import TagPublisher
+from services.event_log import Entry, EventLog, NotAppended, ValkeyEventLog
+from services.events import EVENTS_LIMIT, Booked, write_events
 from services.valkey import LOST
 
 EVENTS_STREAM: Final = "tercet:events"
 EVENTS_KEPT: Final = 100_000  # about a day of orders of a shop that takes one a second
+read_booked: Final = msgspec.json.Decoder(Booked).decode
 
 
 class NotPublished(Exception):
@@ -35,10 +41,15 @@ class Publisher(Protocol):
 
 
 class ValkeyPublisher:
-    """Tags by pub/sub, events in a stream. relay: a name that no other relay has."""
+    """Tags by pub/sub, events in a stream. relay: a name that no other relay has.
 
-    def __init__(self, valkey: Redis, relay: str) -> None:
-        self._valkey = valkey
+    events: the Valkey of the log of events, which has the stream too, and loses nothing. Transfers
+    of the ledger go into the log besides, to be counted. Without one the stream is in the cache.
+    """
+
+    def __init__(self, valkey: Redis, relay: str, events: Redis | None = None) -> None:
+        self._events = valkey if events is None else events
+        self._log: EventLog | None = None if events is None else ValkeyEventLog(events)
         self._tags = TagPublisher(valkey, relay)
 
     @property
@@ -57,7 +68,7 @@ class ValkeyPublisher:
 
     async def publish_events(self, rows: Sequence[OutboxRow]) -> None:
         try:
-            async with self._valkey.pipeline(transaction=False) as pipeline:
+            async with self._events.pipeline(transaction=False) as pipeline:
                 for row in rows:
                     fields = {
                         "event_id": str(row.outbox_id),
@@ -67,5 +78,17 @@ class ValkeyPublisher:
                     }
                     pipeline.xadd(EVENTS_STREAM, fields, maxlen=EVENTS_KEPT, approximate=True)  # type: ignore[arg-type]  # redis-py's field types are invariant
                 await pipeline.execute()
-        except LOST as error:
+            if self._log is not None:
+                entries = booked_entries(rows)
+                if entries:
+                    await self._log.append(entries)
+        except (*LOST, NotAppended) as error:
             raise NotPublished(repr(error)) from error
+
+
+def booked_entries(rows: Sequence[OutboxRow]) -> list[Entry]:
+    """Entries of the log with the transfers that are among these events."""
+    booked = [read_booked(row.payload) for row in rows if row.name == BOOKED_EVENT]
+    now_ms = int(time.time() * 1000)
+    parts = [booked[at : at + EVENTS_LIMIT] for at in range(0, len(booked), EVENTS_LIMIT)]
+    return [Entry(now_ms, b"", len(part), write_events(part)) for part in parts]

@@ -8,6 +8,14 @@ import pytest
 import pytest_asyncio
 
 from tests.accounts import Person
+from tests.business.counting import (
+    counted,
+    counted_books,
+    counting,
+    counting_database,
+    log,
+    own_log,
+)
 from tests.laboratory import OwnDatabase
 from tests.served_business import ServedBusiness, served_business
 from tests.shop_fixtures import (
@@ -26,11 +34,17 @@ from tests.shopping import Books
 __all__ = [
     "books",
     "business",
+    "counted",
+    "counted_books",
+    "counting",
+    "counting_database",
     "customer",
     "http",
     "lab_books",
     "lab_shop",
     "laboratory",
+    "log",
+    "own_log",
     "provider",
     "shop",
 ]

@@ -78,7 +78,7 @@ EXPECTED = {
     "idempotency.SELECT_KEYS": {"idempotency_keys_pkey"},
     "idempotency.ANSWER_KEYS": {"idempotency_keys_pkey"},
     "outbox.CLAIM_UNPUBLISHED": {"outbox_unpublished_idx", "outbox_pkey"},
-    "outbox.TAGS_ARE_LATE": {"outbox_unpublished_idx"},
+    "outbox.TAGS_ARE_LATE": {"outbox_unpublished_tags_idx"},
     "outbox.SELECT_LAG": {"outbox_unpublished_idx"},
 }
 # Both begin with the key of the order, and the planner takes the one or the other.

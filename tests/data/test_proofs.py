@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -20,12 +21,14 @@ from services.business.followups import follow_up, send, settle_followup
 from services.business.order_states import COMES_FROM, move_orders
 from services.business.orders import place_order
 from services.business.payments import charge_order, claim, pay, settle
+from services.business.rollups import catch_up, count_entries
 from services.business.sale_claims import CLAIM_UNITS, NewClaim
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop, open_shop
 from services.data import orders, payment_operations, payments
 from services.data.customers import OPERATOR
 from services.data.idempotency import Key
+from services.data.log_reader import LogEntry
 from services.data.payment_operations import Kind
 from services.data.payments import Payment
 from services.data.proofs import (
@@ -33,20 +36,26 @@ from services.data.proofs import (
     ASKED,
     BOOKED,
     CAPTURES,
+    COUNTED,
+    EVENTS,
     HANDLED,
     LATE,
     OWED,
     PAID,
     REFUNDED,
+    REVENUE,
     RULES,
     UNAPPLIED,
     VIOLATIONS_SHOWN,
     VOIDED,
+    WIDTHS,
     Rule,
     find_violations,
 )
+from services.data.rollups import make_hour, make_partitions
 from services.data.stock import Quantity, release_stock
 from services.deadline import Deadline
+from services.events import View, write_events
 from tests.laboratory import OwnDatabase, own_database
 from tests.running_stack import RunningStack
 from tests.shopping import Books, open_books, place
@@ -351,6 +360,27 @@ PLANTED = (
         "delete from idempotency_keys where operation = 'pay_order'",
     ),
     Planted(
+        COUNTED,
+        "with moved as (update ledger_transfers set created_at = now() - interval '4 minutes')"
+        " delete from counted_transfers",
+    ),
+    Planted(REVENUE, "update revenue_windows set sales_minor = sales_minor + 1"),
+    Planted(REVENUE, "delete from revenue_windows where refunds > 0"),
+    Planted(REVENUE, "update revenue_windows set currency = 'EUR'"),
+    Planted(
+        REVENUE,
+        "insert into revenue_windows (width_s, starts_at, currency, sales, sales_minor)"
+        " values (3600, 'epoch', 'JPY', 1, 1)",
+    ),
+    Planted(WIDTHS, "update event_windows set events = events + 1 where width_s = 1"),
+    Planted(WIDTHS, "delete from event_windows where width_s = 60"),
+    Planted(EVENTS, "update event_windows set late_events = late_events + 1"),
+    Planted(EVENTS, "delete from event_windows"),
+    Planted(
+        EVENTS,
+        "update event_totals set taken = taken + 1, counted = counted + 1",
+    ),
+    Planted(
         "nothing waits to be published for more than a minute",
         "update outbox set created_at = now() - interval '2 minutes', published_at = null",
     ),
@@ -365,6 +395,7 @@ async def traded(stack: RunningStack) -> AsyncIterator[OwnDatabase]:
         dsn = database.superuser_dsn()
         async with open_shop(database.settings()) as shop, open_books(dsn) as books:
             await trade(shop, books)
+            await analyse(shop)
         yield database
 
 
@@ -449,6 +480,22 @@ async def trade_later(shop: Shop, books: Books, lines: dict[UUID, int]) -> None:
     sent = await send(shop, given, rows[given.payment_id], Deadline.after(5.0))
     settled = await settle_followup(shop, given, rows[given.payment_id], sent)
     assert settled.state == "SUCCESS"
+
+
+async def analyse(shop: Shop) -> None:
+    """What was booked, and what two visitors did, in the numbers of analytics."""
+    assert await catch_up(shop, timedelta()) > 0
+    now = datetime.now(UTC)
+    arrived_ms = int(now.timestamp() * 1000)
+    moments = (now, now - timedelta(hours=1), now + timedelta(hours=1))
+    written = write_events([View(uuid4(), at) for at in moments])
+    entry = LogEntry(arrived_ms, 0, arrived_ms, b"visitor1", len(moments), written)
+    for step in (-1, 0, 1):
+        async with shop.database.primary.transaction() as tx:
+            await make_partitions(tx, now.date() + timedelta(days=step))
+    async with shop.database.primary.transaction() as tx:
+        await make_hour(tx, arrived_ms)
+    await count_entries(shop, "a log", [entry])
 
 
 def followup(payment: Payment, kind: Kind, amount_minor: int | None, key: str) -> FollowUp:

@@ -109,7 +109,7 @@ async def test_two_of_each_worker_do_everything_once_and_stop_cleanly(
 
 async def published_events(stack: RunningStack, orders: set[str]) -> list[tuple[str, str]]:
     """What the stream of events has of these orders: the event's name and the order's id."""
-    async with Redis.from_url(stack.valkey_url) as valkey:
+    async with Redis.from_url(stack.events_url) as valkey:
         entries: Any = await valkey.xrange(EVENTS_STREAM)
     # Tests of the stream itself leave entries of other forms.
     told = [

@@ -20,7 +20,7 @@ from tests.running_stack import RunningStack
 NAMES = (
     "primary", "bootstrap", "standby", "valkey", "events", "migrate", "catalog", "provider",
     "mailbox", "business", "worker-outbox", "worker-reconcile", "worker-expiry", "worker-webhooks",
-    "worker-live", "worker-mails", "access",
+    "worker-live", "worker-mails", "worker-rollups", "access",
 )  # fmt: skip
 # 700 MiB with four workers and one Valkey; since then two workers, a log of events and a mailbox
 # have come, of some 45 MiB each.
@@ -61,6 +61,7 @@ def test_status_tells_name_pid_address_state_and_memory_of_each_part(stack: Runn
         ("worker-webhooks", b'tercet_worker_items_total{name="webhooks"}'),
         ("worker-live", b'tercet_worker_items_total{name="live"}'),
         ("worker-mails", b'tercet_worker_items_total{name="mails"}'),
+        ("worker-rollups", b'tercet_worker_items_total{name="rollups"}'),
     ],
 )
 async def test_metrics_are_where_status_says(stack: RunningStack, name: str, series: bytes) -> None:

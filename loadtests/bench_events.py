@@ -1,0 +1,126 @@
+"""`make bench-events`: behaviour events taken, counted and not lost, against the usual way.
+
+Exit code 0: all was measured, whether the aims are met or not; 1: something broke, and its rows
+are missing; 2: an option makes no sense. docs/benchmarks.md says how it is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+
+from infra.local.addresses import free_port
+from infra.local.folder import DataFolder
+from loadtests.bench_access import EXIT_INTERRUPTED
+from loadtests.data_stack import DataStack
+from loadtests.events_works import WORKS, Bench
+from loadtests.options import names, positive, whole
+from loadtests.pinning import Cores, choose, on_core
+from loadtests.programs import BrokenRunError, Launch, Program, running
+from loadtests.report import conclude
+from loadtests.result import RESULTS, Row
+from loadtests.sides import scratch
+
+START_S: Final = 180.0  # a database is made, all on one core
+STOP_S: Final = 20.0
+POLL_S: Final = 0.1
+BROKEN: Final = (BrokenRunError, TimeoutError, OSError, EOFError, asyncpg.PostgresError)
+# QUICK=1: enough to see that all works, not enough to believe the ratios.
+QUICK: Final = {"rounds": 1, "seconds": 1.0, "soak_s": 4.0}
+
+
+async def run(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
+    """The rows of the works that could be measured, and why others could not."""
+    rows: list[Row] = []
+    failures: list[str] = []
+    task = asyncio.current_task()
+    if task is not None:  # so that a SIGTERM ends what was started, as Ctrl-C does
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    cores = choose()
+    print(f"{cores}; the log of events is on the server's")
+    with scratch() as folder, on_core(cores.generator):
+        bench = Bench(
+            cores,
+            options.rounds,
+            options.seconds,
+            options.soak_s,
+            options.connections,
+            options.batch,
+            folder,
+            lambda: _stack(cores, folder),
+        )
+        for name in options.only:
+            print(f"measuring: {name}", flush=True)
+            try:
+                rows += await WORKS[name](bench)
+            except BROKEN as error:
+                failures.append(f"{name}: {str(error) or type(error).__name__}")
+    return rows, failures
+
+
+@asynccontextmanager
+async def _stack(cores: Cores, folder: Path) -> AsyncIterator[tuple[DataStack, Program]]:
+    """The whole stack on the server's core."""
+    print("starting the stack", flush=True)
+    port, data = free_port(), DataFolder.at(folder / "data")
+    command = [sys.executable, "-m", "infra.cli", "up", "--port", str(port)]
+    command += ["--data-dir", str(data.root), "--products", "1000"]
+    launch = Launch(
+        command, port, {"TERCET_LOG_LEVEL": "WARNING"}, ready_path="/ready",
+        ready_within_s=START_S, stop_within_s=STOP_S,
+    )  # fmt: skip
+    async with running(launch, cores.server, folder / "up.log") as access:
+        async with asyncio.timeout(START_S):
+            while data.read_state()["phase"] != "ready":  # noqa: ASYNC110  # another process says it
+                await asyncio.sleep(POLL_S)
+        yield DataStack(data), access
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtests.bench_events", description=__doc__)
+    add = parser.add_argument
+    add("--only", type=names(list(WORKS)), default=list(WORKS), metavar=",".join(WORKS))
+    add("--rounds", type=whole, default=5, help="of take")
+    add("--seconds", type=positive, default=3.0, help="of each side in each round")
+    add("--soak-s", type=positive, default=30.0, help="of steady load, for memory and probes")
+    add("--connections", type=whole, default=32)
+    add("--batch", type=whole, default=50, help="events of a batch, at most 100")
+    add("--results", type=Path, default=RESULTS, help="folder of the result file")
+    if os.environ.get("QUICK", "") not in ("", "0"):
+        parser.set_defaults(**QUICK)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options, started_at = read_options(arguments), datetime.now(UTC)
+    try:
+        rows, failures = asyncio.run(run(options))
+    except BrokenRunError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("interrupted: nothing is written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    settings = {name: value for name, value in vars(options).items() if name != "results"}
+    return conclude(
+        "bench-events",
+        rows,
+        failures,
+        settings=settings,
+        started_at=started_at,
+        folder=options.results,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
