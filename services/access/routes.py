@@ -43,7 +43,7 @@ BY_FIRST_PART: Final = {
     "analytics": Route.OPERATOR,
     "webhooks": Route.WEBHOOK,
 }
-ACCOUNTS: Final = frozenset(("customers", "sessions"))
+ACCOUNTS: Final = frozenset(("customers", "sessions", "password-resets"))
 # Those of no customer: nobody is asked who it is.
 NOBODYS: Final = frozenset((Route.PAGE, Route.WEBHOOK))
 

@@ -105,6 +105,23 @@ async def test_tags_wait_for_nobody(
         assert await relay.run_once(lab_shop, ValkeyPublisher(valkey, uuid4().hex)) == 1
 
 
+async def test_tags_are_told_before_the_events_that_wait(
+    published: Published, lab_shop: Shop, lab_books: Books
+) -> None:
+    """A session that has ended must not be believed for as long as a backlog takes."""
+    one, other = published.aggregates[:2]
+    ids = await happen(lab_books, one, 2 * relay.ROWS)
+    tags = (
+        "insert into outbox (kind, name, aggregate_id) values ('tag', 'a', 'a'), ('tag', 'b', 'b')"
+    )
+    await lab_books.rows(tags)
+    await happen(lab_books, other)
+    async with lab_shop.database.primary.transaction() as tx:
+        claimed = await outbox.claim_unpublished(tx, 10)
+    assert [row.outbox_id for row in claimed if row.kind == "event"] == ids[:10]
+    assert [row.name for row in claimed if row.kind == "tag"] == ["a", "b"]
+
+
 class Dies(Exception):
     """Stands for the end of the process."""
 
