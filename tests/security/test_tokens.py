@@ -78,7 +78,7 @@ def forged(guest: Guest) -> Iterator[str]:
 
 
 def asked_with(stack: RunningStack, asked: Asked, line: str) -> int:
-    names = {name: ID for name in asked.parameters}
+    names = dict.fromkeys(asked.parameters, ID)
     target = asked.path.format(**names | {"slug": "x", "provider": "sandbox", "upstream": "x"})
     data = request(asked.method, target, line, "content-type: application/json", body=b"")
     return exchange(stack.url, data).status
