@@ -45,6 +45,7 @@ from services.access.routes import Route, route_of
         (b"POST", "/customers", Route.LOGIN),
         (b"PUT", "/customers/me/password", Route.LOGIN),
         (b"POST", "/customers/confirmations", Route.LOGIN),
+        (b"POST", "/password-resets", Route.LOGIN),
         (b"POST", "/password-resets/completions", Route.LOGIN),
         (b"GET", "/customers/me", Route.OTHER),
         (b"POST", "/customersx", Route.OTHER),
