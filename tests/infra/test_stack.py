@@ -50,6 +50,8 @@ def test_servers_of_somebody_else_are_used_and_not_started(
         "TERCET_VALKEY_URL": stack.environment["TERCET_VALKEY_URL"],
         "TERCET_EVENTS_URL": stack.environment["TERCET_EVENTS_URL"],
         "TERCET_OWNER_PASSWORD": stack.secret("owner_password"),
+        # Another one would take the place of the one there, as a changed secret does.
+        "TERCET_OPERATOR_TOKEN": stack.secret("operator_token"),
     }
     with running_stack(tmp_path / "data", "--servers-only", environment=environment) as other:
         states = {part["name"]: part["state"] for part in other.state["parts"]}
