@@ -23,7 +23,6 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.low_level import Type
 
 from services.problems import FieldError, InvalidBody, Overloaded
-from services.settings import cores
 
 T = TypeVar("T")
 
@@ -78,8 +77,8 @@ class Passwords:
     costs nothing. refused_total: what did not fit. hashes_total: hashes made or compared.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or max(1, cores() // 2)
+    def __init__(self, threads: int = 1) -> None:
+        self.threads = threads
         self.refused_total = 0
         self.hashes_total = 0
         self.in_hand = 0

@@ -20,7 +20,7 @@ from services.data.cache import Cache
 from services.data.db import Database
 from services.data.pages import Page
 from services.data.store import Store, open_store
-from services.settings import BusinessSettings
+from services.settings import BusinessSettings, cores
 from services.upstream import Upstream
 from services.watchdog import Watchdog
 
@@ -122,6 +122,8 @@ async def open_shop(settings: BusinessSettings) -> AsyncIterator[Shop]:
             lists=_cache(settings, store, "list", version=1, ttl_s=LIST_TTL_S),
             provider=provider,
             provider_upstream=upstream,
+            # Half of the cores for all processes of business together.
+            passwords=Passwords(max(1, cores() // 2 // settings.business_workers)),
         )
         try:
             yield shop

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from services.business.passwords import COMMON, SIZE_MAX_BYTES
+from services.business.passwords import COMMON, SIZE_MAX_BYTES, Passwords
 from services.business.shop import Shop
 from tests.accounts import PASSWORD, Person, account_id, identity_of, new_email, problem_of
 from tests.served_business import ServedBusiness
-from tests.shopping import Books, statuses
+from tests.shopping import Books, asgi_client, statuses
 
 OTHER_PASSWORD = "another horse, another battery"
 
@@ -350,6 +350,34 @@ async def test_who_logs_in_while_the_password_changes_has_no_session_left(person
         for other in others:
             assert other.token is None or not await other.is_known()
         current = fresh
+
+
+@pytest.mark.parametrize(
+    "change", ["password_changed_at = clock_timestamp()", "disabled_at = now()"]
+)
+async def test_what_changes_while_a_password_is_compared_counts(
+    change: str,
+    person: Person,
+    lab_shop: Shop,
+    lab_books: Books,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The right password of a moment ago begins no session."""
+    await person.sign_up()
+    compare = Passwords.matches
+
+    async def compared(own: Passwords, password_hash: str | None, password: str) -> bool:
+        found = await compare(own, password_hash, password)
+        sql = f"update accounts set {change} where email_key = lower($1)"  # noqa: S608 - ours
+        await lab_books.rows(sql, person.email)
+        return found
+
+    monkeypatch.setattr(Passwords, "matches", compared)
+    async with asgi_client(lab_shop) as client:
+        other = Person(client, lab_books, person.email)
+        assert problem_of(await other.log_in()) == (401, "login-refused")
+    sql = "select count(*) from sessions where customer_id = $1"
+    assert await lab_books.value(sql, await account_id(lab_books, person.email)) == 1
 
 
 async def test_of_two_changes_at_once_one_is_made(person: Person) -> None:

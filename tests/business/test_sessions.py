@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -144,8 +145,7 @@ async def test_the_cookie_is_of_this_host_alone_where_there_is_https(
     laboratory: OwnDatabase, lab_shop: Shop, lab_books: Books
 ) -> None:
     settings = laboratory.settings(cookie_secure=True)
-    object.__setattr__(lab_shop, "settings", settings)
-    async with asgi_client(lab_shop) as client:
+    async with asgi_client(replace(lab_shop, settings=settings)) as client:
         person = Person(client, lab_books)
         answer = await person.sign_up()
         assert answer.headers["set-cookie"] == (
