@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from uuid import uuid4
 
 import httpx
-import pytest
 import pytest_asyncio
 
 from tests.accounts import PASSWORD, new_email, problem_of
@@ -54,9 +54,7 @@ class Browser:
         return await self.send("POST", "/sessions", {"email": self.email, "password": PASSWORD})
 
 
-def new_browser(stack: RunningStack, mailbox: httpx.AsyncClient, email: str = "") -> Browser:
-    client = httpx.AsyncClient(base_url=stack.url, timeout=15, trust_env=False)
-    return Browser(client, mailbox, email or new_email())
+NewBrowser = Callable[..., Awaitable[Browser]]
 
 
 @pytest_asyncio.fixture
@@ -67,9 +65,22 @@ async def mailbox(stack: RunningStack, books: Books) -> AsyncIterator[httpx.Asyn
         yield client
 
 
-@pytest.fixture
-def browser(stack: RunningStack, mailbox: httpx.AsyncClient) -> Browser:
-    return new_browser(stack, mailbox)
+@pytest_asyncio.fixture
+async def new_browser(stack: RunningStack, mailbox: httpx.AsyncClient) -> AsyncIterator[NewBrowser]:
+    """Makes browsers, of new people or of known ones."""
+    async with AsyncExitStack() as opened:
+
+        async def new(email: str = "") -> Browser:
+            client = httpx.AsyncClient(base_url=stack.url, timeout=15, trust_env=False)
+            await opened.enter_async_context(client)
+            return Browser(client, mailbox, email or new_email())
+
+        yield new
+
+
+@pytest_asyncio.fixture
+async def browser(new_browser: NewBrowser) -> Browser:
+    return await new_browser()
 
 
 async def test_a_guest_signs_up_buys_and_logs_out(browser: Browser, books: Books) -> None:
@@ -103,7 +114,7 @@ async def is_nobody(browser: Browser) -> bool:
 
 
 async def test_a_second_customer_reaches_nothing_of_the_first(
-    browser: Browser, stack: RunningStack, books: Books
+    browser: Browser, new_browser: NewBrowser, books: Books
 ) -> None:
     """S6, for what an account has: orders, carts, payments, sessions, and itself."""
     goods = await books.goods()
@@ -114,7 +125,7 @@ async def test_a_second_customer_reaches_nothing_of_the_first(
     paid = (await browser.send("POST", f"/orders/{order_id}/payments", pay)).json()
     cart = (await browser.send("POST", "/carts", {"lines": [line]})).json()
     session_id = (await browser.send("GET", "/sessions")).json()["items"][0]["session_id"]
-    other = new_browser(stack, browser.mailbox)
+    other = await new_browser()
     await other.sign_up()
     ordered = {"cart_id": cart["cart_id"], "cart_version": cart["version"]}
     for method, path, body in (
@@ -136,10 +147,10 @@ async def test_a_second_customer_reaches_nothing_of_the_first(
 
 
 async def test_another_password_ends_the_sessions_elsewhere_at_access(
-    browser: Browser, stack: RunningStack
+    browser: Browser, new_browser: NewBrowser
 ) -> None:
     await browser.sign_up()
-    elsewhere = new_browser(stack, browser.mailbox, browser.email)
+    elsewhere = await new_browser(browser.email)
     assert (await elsewhere.log_in()).status_code == 201
     assert (await elsewhere.send("GET", "/customers/me")).status_code == 200
     change = {"current_password": PASSWORD, "new_password": PASSWORD[::-1]}
