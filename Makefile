@@ -7,7 +7,7 @@ RUN = .venv/bin/python -m
 SHIPPED = services infra migrations loadtests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status doctor prove test check check-types check-rules coverage faults load bench-access bench-business bench-data bench-payments bench-events bench-live article report lock
+.PHONY: help setup up down status doctor prove test check check-types check-rules coverage faults load peak growth pool-sweep bench-access bench-business bench-data bench-payments bench-events bench-live article report lock
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -54,6 +54,15 @@ faults: setup ## the long forms of the fault experiments
 
 load: setup ## load a running stack, and see whether targets hold (SCENARIO=promotion PROFILE=stress; ARGS=--list)
 	@exec $(RUN) loadtests.load $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
+
+peak: setup ## the promotion in small with everything breaking meanwhile, then the proof: one exit code
+	@exec $(RUN) loadtests.peak $(ARGS)
+
+growth: setup ## cost of a request from 1,000 to 1,000,000 products and 10 to 5,000 connections: flat or not
+	@exec $(RUN) loadtests.growth $(ARGS)
+
+pool-sweep: setup ## throughput and p99 by the size of access' pools, with Little's law beside it
+	@exec $(RUN) loadtests.pool_sweep $(ARGS)
 
 bench-access: setup ## access against Node, Go, Gin and nginx (QUICK=1: short; docs/benchmarks.md)
 	@exec $(RUN) loadtests.bench_access $(ARGS)

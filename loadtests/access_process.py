@@ -57,12 +57,21 @@ def access_launch(upstream: str, valkey_port: int, settings: Mapping[str, str]) 
 
 @asynccontextmanager
 async def running_access(
-    behind: Launch, cores: Cores, folder: Path, settings: Mapping[str, str]
+    behind: Launch,
+    cores: Cores,
+    folder: Path,
+    settings: Mapping[str, str],
+    *,
+    behind_core: int | None = None,
 ) -> AsyncIterator[Program]:
-    """access on the server's core; what it stands before and Valkey on the generator's."""
+    """access on the server's core; what it stands before and Valkey on the generator's.
+
+    behind_core: another one for what it stands before.
+    """
+    core = cores.generator if behind_core is None else behind_core
     async with AsyncExitStack() as stack:
         valkey_port = await stack.enter_async_context(running_valkey(cores, folder))
-        await stack.enter_async_context(running(behind, cores.generator, folder / "behind.log"))
+        await stack.enter_async_context(running(behind, core, folder / "behind.log"))
         launch = access_launch(address_of(behind), valkey_port, settings)
         access = running(launch, cores.server, folder / "access.log")
         yield await stack.enter_async_context(access)

@@ -26,7 +26,7 @@ async def growth(bench: Bench) -> list[Row]:
             database = await bench.stack.copy(f"bench_{name}")
             await drop_search(database)
             await fill(database, products)
-            await _settle(database)
+            await settle(database)
             side, alone = await _sides(bench, database, products, stack)
             sides |= {name: side, f"{name}, alone": alone}
         figures = await bench.turns(sides)
@@ -38,7 +38,7 @@ async def growth(bench: Bench) -> list[Row]:
     return rows
 
 
-async def _settle(database: DataStack) -> None:
+async def settle(database: DataStack) -> None:
     """What filling has left to do is done before anything is measured."""
     async with database.owner() as owner:
         for table in ("products", "product_images", "variants", "stock"):

@@ -50,6 +50,11 @@ class DataStack:
         password = secret_files.read_secret(self.folder.secrets, PASSWORDS[role])
         return f"postgresql://{role}:{password}@{address}/{self.database}"
 
+    def plain_dsn(self, role: str) -> str:
+        """The same without the password, as settings want it."""
+        user, _, place = self.dsn(role).rpartition("@")
+        return f"{user.rpartition(':')[0]}@{place}"
+
     def settings(self, **changes: Any) -> DatabaseSettings:
         """Those of the data tier. Into a database of a benchmark only the superuser is let, who
         takes the role of the application."""

@@ -131,41 +131,36 @@ class Faults:
                     self._parts.resume(fault.part)
 
 
-def disturbed_until(
-    played: Played, recorders: Sequence[Recorder], next_at_s: float
-) -> float | None:
-    """The end of the last second with a failure that may be due to it; None: there was none."""
-    seconds = range(int(played.at_s), int(next_at_s))
-    bad = [
-        second
+def recoveries(played: Sequence[Played], recorders: Sequence[Recorder]) -> list[Check]:
+    """How long each fault took to mend, and what callers noticed of it meanwhile."""
+    return [
+        Check(
+            f"{one.fault.what} at {one.at_s:.0f} s: healthy again within "
+            f"{one.fault.healthy_within_s:g} s",
+            one.mended_s is not None,
+            f"{_mended(one)}; {_noticed(one, recorders)}",
+        )
+        for one in sorted(played, key=lambda one: one.at_s)
+    ]
+
+
+def _mended(one: Played) -> str:
+    if one.mended_s is None:
+        return "not healthy again"
+    words = f"healthy again after {one.mended_s - one.at_s:.1f} s"
+    return (
+        f"{words}, {one.mended_s - one.until_s:.1f} s after it ended" if one.fault.for_s else words
+    )
+
+
+def _noticed(one: Played, recorders: Sequence[Recorder]) -> str:
+    """Of what was due between the fault and its repair."""
+    seconds = range(int(one.at_s), int(one.mended_s or one.until_s) + 1)
+    tallies = [
+        recorder.seconds[second]
         for recorder in recorders
         for second in seconds
         if second in recorder.seconds
-        and (recorder.seconds[second].errors or recorder.seconds[second].unsent)
     ]
-    return max(bad) + 1.0 if bad else None
-
-
-def recoveries(
-    played: Sequence[Played], recorders: Sequence[Recorder], seconds: float
-) -> list[Check]:
-    """How long each fault took to mend, and how long callers noticed it."""
-    found = []
-    in_order = sorted(played, key=lambda one: one.at_s)
-    for number, one in enumerate(in_order):
-        following = in_order[number + 1].at_s if number + 1 < len(in_order) else seconds
-        noticed = disturbed_until(one, recorders, following)
-        words = (
-            "no request failed"
-            if noticed is None
-            else (f"requests failed for {max(0.0, noticed - one.at_s):.0f} s at most")
-        )
-        mended = (
-            "not healthy again"
-            if one.mended_s is None
-            else (f"healthy again after {one.mended_s - one.at_s:.1f} s")
-        )
-        what = f"{one.fault.what} at {one.at_s:.0f} s: healthy again within "
-        what += f"{one.fault.healthy_within_s:g} s"
-        found.append(Check(what, one.mended_s is not None, f"{mended}; {words}"))
-    return found
+    failed = sum(tally.errors + tally.unsent for tally in tallies)
+    return f"{failed:,} of {sum(tally.due for tally in tallies):,} requests failed meanwhile"

@@ -43,6 +43,13 @@ class Shop:
     data_dir: Path | None = None
     alone: Sequence[dict[str, Any]] = field(default=())  # parts, where there is no data folder
 
+    @property
+    def folder(self) -> Path:
+        """Where all of it lies; BrokenRunError of a shop that is somewhere else."""
+        if self.data_dir is None:
+            raise BrokenRunError(f"{self.url} does not run on a data folder of this machine")
+        return self.data_dir
+
     def parts(self) -> Sequence[dict[str, Any]]:
         """As its supervisor wrote them last; none where it is no stack of this machine."""
         if self.data_dir is None:
@@ -131,11 +138,11 @@ async def _before_script(
     command = [sys.executable, "-m", "loadtests.peers.scripted", str(port)]
     behind = Launch(command, port, ready_path="/ready")
     async with running_access(behind, Cores(None, None), folder, settings) as access:
-        await _script(port, {"at_once": max(1, capacity * WORK_MS // 1000), "latency_ms": WORK_MS})
+        await script(port, {"at_once": max(1, capacity * WORK_MS // 1000), "latency_ms": WORK_MS})
         yield Shop(access.url(""), alone=[{"name": "access", "pid": access.pid}])
 
 
-async def _script(port: int, changes: Mapping[str, float]) -> None:
+async def script(port: int, changes: Mapping[str, float]) -> None:
     pool = Pool("127.0.0.1", port, size=1)
     try:
         body = json.dumps(changes).encode()

@@ -23,7 +23,7 @@ async def perform(
     run: Run, shop: Shop, *, processes: int, seed: int, show: bool = False
 ) -> Outcome:
     """Do it, and tell what came of it. Raises NoShopError, BrokenRunError, ExchangeError."""
-    goods = await prepare(run, shop.url)
+    goods = await prepare(run, shop)
     meter = UsageMeter(shop.parts())
     line = ProgressLine(run.seconds, show=show)
     async with AsyncExitStack() as stack:
@@ -45,7 +45,7 @@ async def perform(
         played = await watch.ended()
     found = [
         *checks(run.scenario, ended.recorders, run.seconds),
-        *recoveries(played, ended.recorders, run.seconds),
+        *recoveries(played, ended.recorders),
     ]
     return Outcome(
         run=run,

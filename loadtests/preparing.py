@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
+from loadtests.own_stack import Shop
 from loadtests.profiles import Run
+from loadtests.programs import output_of
 from loadtests.shop import JSON_HEADERS, SETUP_TIMEOUT_S, Goods, NoShopError, bearer, read_goods
 from services.deadline import Deadline
 from services.keepalive import Headers, Pool
 
 VARIANTS_OF: Final = 50  # products whose variants are bought: enough that none sells out soon
-AT_ONCE: Final = 8  # requests of the preparation under way, few enough to be refused by nobody
+AT_ONCE: Final = 4  # requests of the preparation under way
+AGAIN_S: Final = 0.5  # before who was refused comes again
 SHOPPERS: Final = {"page", "search", "checkout", "claim", "events", "live"}  # who need goods
 SALE_LASTS: Final = timedelta(hours=1)
 SALE_SHARE: Final = 0.5  # of its price, at which a unit of the sale is sold
 
 
-async def prepare(run: Run, url: str) -> Goods:
+async def prepare(run: Run, shop: Shop) -> Goods:
     """Read the shop and put into it what the run needs; NoShopError where it can not be had."""
     wanted = {traffic.does for traffic in run.scenario.traffic}
-    pool = Pool.to(url, size=AT_ONCE)
+    pool = Pool.to(shop.url, size=AT_ONCE)
     try:
         if not wanted & SHOPPERS:
             return Goods([], [])
@@ -33,10 +38,18 @@ async def prepare(run: Run, url: str) -> Goods:
         if not goods.variant_ids and wanted & {"checkout", "claim"}:
             raise NoShopError("everything in the shop is sold out")
         if run.scenario.sale is not None:
+            if shop.data_dir is not None:
+                await _receive(shop.data_dir, goods.variant_ids[0], run.scenario.sale.units)
             goods = replace(goods, guests=await _guests(pool, run.scenario.sale.buyers))
         return goods
     finally:
         await pool.aclose()
+
+
+async def _receive(data_dir: Path, variant_id: str, units: int) -> None:
+    """Units for the sale come in: a sale promises no more than there is."""
+    command = [sys.executable, "-m", "infra.cli", "stock", "receive", variant_id, str(units)]
+    await output_of([*command, "--data-dir", str(data_dir)], None)
 
 
 async def open_sale(run: Run, url: str, goods: Goods, operator_token: str | None) -> Goods:
@@ -69,14 +82,14 @@ async def open_sale(run: Run, url: str, goods: Goods, operator_token: str | None
 
 
 async def _page_of_variant(pool: Pool, goods: Goods) -> dict[str, Any]:
-    """The first variant that can be had."""
+    """The first variant that can be had, as its product's page shows it."""
     for slug in goods.slugs:
         answer = await pool.request(
             b"GET", f"/products/{slug}".encode(), deadline=Deadline.after(SETUP_TIMEOUT_S)
         )
         if answer.status == 200:
             for variant in json.loads(answer.body)["variants"]:
-                if variant["variant_id"] in goods.variant_ids:
+                if variant["variant_id"] == goods.variant_ids[0]:
                     found: dict[str, Any] = variant
                     return found
     raise NoShopError("no variant of the products can be had")
@@ -102,14 +115,20 @@ async def _some_at_once(count: int, make: Any) -> Sequence[Any]:
 
 
 async def _post(pool: Pool, target: str, body: Any, headers: Headers | None = None) -> Any:
+    """Whoever is told to come again does, under the same key."""
     key = (b"idempotency-key", uuid.uuid4().hex.encode())
-    answer = await pool.request(
-        b"POST",
-        target.encode(),
-        [JSON_HEADERS, key, *(headers or [])],
-        json.dumps(body).encode(),
-        deadline=Deadline.after(SETUP_TIMEOUT_S),
-    )
+    deadline = Deadline.after(SETUP_TIMEOUT_S)
+    while True:
+        answer = await pool.request(
+            b"POST",
+            target.encode(),
+            [JSON_HEADERS, key, *(headers or [])],
+            json.dumps(body).encode(),
+            deadline=deadline,
+        )
+        if answer.status not in (429, 503) or deadline.left_s() < 2 * AGAIN_S:
+            break
+        await asyncio.sleep(AGAIN_S)
     if not 200 <= answer.status < 300:
         raise NoShopError(f"POST {target} answered {answer.status}: {answer.body[:200]!r}")
     return json.loads(answer.body)

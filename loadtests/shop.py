@@ -20,7 +20,7 @@ from services.keepalive import Headers, Pool, Response
 # Popularity of web pages falls off with about the first power of their rank (Breslau et al.,
 # "Web Caching and Zipf-like Distributions", INFOCOM 1999: 0.64 to 0.83; shops are steeper).
 ZIPF_EXPONENT: Final = 1.0
-SETUP_TIMEOUT_S: Final = 10.0
+SETUP_TIMEOUT_S: Final = 20.0
 JSON_HEADERS: Final = (b"content-type", b"application/json")
 
 
