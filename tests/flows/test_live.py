@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from tests.access.live_client import Listener, close_all, listen
 from tests.faults.waiting import until
 from tests.flows.chromium import chromium
 from tests.running_stack import RunningStack
+from tests.security.revocation import begin, end
 from tests.shopping import Books, Customer
 
+BELIEVED_S = 1.5
+ENDED_WITHIN_S = 1.0  # 0.1 until the relay looks, 0.5 until access does
 WITHIN_S = 20.0  # a tenth of a second, on a machine that has nothing else to do
 
 
@@ -102,6 +106,28 @@ async def test_orders_are_told_to_who_placed_them_and_to_nobody_else(
     await shows(others, "order", "order_id", other_order)
     assert {state["order_id"] for state in states(mine, "order")} == {my_order}
     assert {state["order_id"] for state in states(others, "order")} == {other_order}
+
+
+async def test_the_stream_of_a_session_that_ends_is_ended_within_a_second(
+    stack: RunningStack, books: Books
+) -> None:
+    port = urlsplit(stack.url).port or 80
+    lasting, *sessions = [await begin(books) for _ in range(4)]
+    stays, *streams = [
+        await listen(port, "orders=me", f"authorization: Bearer {one.token}")
+        for one in (lasting, *sessions)
+    ]
+    for stream in streams:
+        await stream.begun()
+    await asyncio.sleep(BELIEVED_S)  # from now on it is the tag stream that vouches for them
+    assert not any(stream.ended for stream in streams)
+    ended_at = await end(books, sessions)
+    await until(lambda: all(stream.ended for stream in streams), within_s=WITHIN_S, what="they end")
+    took_s = time.monotonic() - ended_at
+    assert took_s < ENDED_WITHIN_S
+    assert not stays.ended
+    again = await listen(port, "orders=me", f"authorization: Bearer {sessions[0].token}")
+    assert again.status == 401
 
 
 WATCH = """
