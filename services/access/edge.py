@@ -19,6 +19,7 @@ from services.access.framing import path_of
 from services.access.health import Readiness
 from services.access.limits import Limits
 from services.access.live import Live
+from services.access.live_door import Door
 from services.access.live_request import asks_for_stream
 from services.access.memory import HELD_PART, Memory, give_back
 from services.access.pages import Pages
@@ -96,6 +97,7 @@ class Edge:
             verified_since=self.tag_stream.verified_since,
         )
         self.live = Live(self)
+        self.live_door = Door(self, self.live)
 
     async def start(self) -> None:
         """Begin what runs beside the connections; called within the event loop."""
@@ -154,7 +156,7 @@ class Edge:
         if path == LIVE and asks_for_stream(passage.target, passage.headers):
             passage.route = Route.LIVE
             passage.request_id = names_of(passage.headers)[0]
-            self.live.begin(passage, connection)
+            self.live_door.begin(passage, connection)
             return
         if path in LOCAL or path == "*":
             connection.run_app(passage, path)

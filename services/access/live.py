@@ -7,49 +7,28 @@ buffer of its own but the transport's, which is bounded. docs/live.md has the ru
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from services.access.buckets import Connections
-from services.access.claims import Claim, claim_of
-from services.access.client_address import client_of
-from services.access.identities import Unasked
-from services.access.identity import Identity
 from services.access.live_fanout import SLICE, FanOut
 from services.access.live_history import History, Message, event_id, read_event_id
 from services.access.live_owners import Owners
-from services.access.live_request import Wanted, read_wanted
 from services.access.live_topics import Stream, Topics
 from services.live_stream import Entry, Follower, Position
 from services.live_watch import Watcher
-from services.problems import (
-    Forbidden,
-    InternalError,
-    MethodNotAllowed,
-    Overloaded,
-    Problem,
-    TooManyRequests,
-    Unauthenticated,
-)
+from services.problems import Overloaded, TooManyRequests
 from services.tasks import end_tasks
 from services.telemetry import logger
 from services.valkey import connect
 
 if TYPE_CHECKING:
     from services.access.edge import Edge
-    from services.access.passage import Passage
     from services.access.protocol import AccessProtocol
 
 log = logger(__name__)
 
-FIELDS: Final = [
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # nginx passes it on as it comes
-]
-ANALYSTS: Final = ("merchant", "operator")
 RESET: Final = b"event: reset\ndata: {}\n\n"
 UNKNOWN_ID: Final = b"-"  # as a Last-Event-ID: whatever was missed, it is not known
 HEARTBEAT: Final = b":\n\n"
@@ -57,7 +36,6 @@ HEARTBEAT_S: Final = 15.0  # below the 30 to 60 s after which proxies end what i
 TICK_S: Final = 0.25
 SHARDS: Final = int(HEARTBEAT_S / TICK_S)  # each tick one of them: 167 writes of 10,000 streams
 CHECKED_IN: Final = int(0.5 / TICK_S)  # ticks: who still is who he was, within a second
-RETRY_MS: Final = (2000, 10_000)  # 10,000 clients that lost a process come back 1,250 a second
 BUFFER_BYTES: Final = 65_536  # what one client may leave untaken; a state has some 300 bytes
 REPLAY_BYTES: Final = 262_144  # who has missed more reads the page again
 SOCKET_BUFFER_BYTES: Final = 32_768  # the kernel takes twice that, where it would take megabytes
@@ -72,7 +50,6 @@ class Live:
 
     def __init__(self, edge: Edge) -> None:
         settings = edge.settings
-        self._edge = edge
         self.limit = settings.live_limit or edge.connections.limit * 3 // 4
         self.clients = Connections(
             limit=self.limit,
@@ -111,91 +88,16 @@ class Live:
         await self.owners.aclose()
         await self._valkey.aclose()
 
-    # A request
+    # Streams that begin
 
-    def begin(self, passage: Passage, connection: AccessProtocol) -> None:
-        """Answer a request for a stream, at once unless somebody has to be asked whose it is."""
-        try:
-            if passage.method not in (b"GET", b"HEAD"):
-                raise MethodNotAllowed(headers={"allow": "GET, HEAD"})
-            wanted = read_wanted(passage.target)
-            if not wanted.private:
-                self._open(passage, connection, wanted.topics)
-                return
-            claim = _claim(passage, self._edge.forwarder.session_cookie)
-            found = self._edge.forwarder.identities.known(claim)
-            if isinstance(found, Unasked):
-                work = self._ask(passage, connection, wanted, claim)
-                passage.task = asyncio.get_running_loop().create_task(work)
-            else:
-                self._open_private(passage, connection, wanted, claim, found)
-        except Problem as problem:
-            connection.refuse(passage, problem)
+    @property
+    def closing(self) -> bool:
+        """Whether those that begin now would end at once."""
+        return self._closing
 
-    async def _ask(
-        self, passage: Passage, connection: AccessProtocol, wanted: Wanted, claim: Claim
-    ) -> None:
-        try:
-            found = await self._edge.forwarder.identities.identity_of(claim, passage.deadline)
-            self._open_private(passage, connection, wanted, claim, found)
-        except Problem as problem:
-            connection.refuse(passage, problem)
-        except Exception:
-            log.exception("bug", target=passage.target.decode("latin-1"))
-            connection.refuse(passage, InternalError())
-
-    def _open_private(
-        self,
-        passage: Passage,
-        connection: AccessProtocol,
-        wanted: Wanted,
-        claim: Claim,
-        identity: Identity | None,
-    ) -> None:
-        if identity is None:
-            raise Unauthenticated
-        if wanted.analytics and identity.role not in ANALYSTS:
-            raise Forbidden
-        topics = list(wanted.topics)
-        if wanted.orders:
-            owners = (identity.customer_id, *identity.guests)
-            topics += [f"customer:{owner}" for owner in owners]
-        if wanted.analytics:
-            topics.append("analytics")
-        stream = self._open(passage, connection, tuple(topics))
-        if stream is not None:
-            stream.claim, stream.identity = claim, identity
-            self.owners.add(stream)
-
-    def _open(
-        self, passage: Passage, connection: AccessProtocol, names: tuple[str, ...]
-    ) -> Stream | None:
-        """Open a stream; None where the answer is over with its head."""
-        if passage.method == b"HEAD":
-            connection.answer(passage, 200, FIELDS, b"")
-            return None
-        retry = b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311 - spreads load
-        if self._closing:
-            # A refusal would tell a browser never to come again.
-            connection.begin_stream(passage, FIELDS, retry, None)
-            connection.end_stream()
-            return None
-        stream = self._admitted(passage, connection, names)
-        connection.begin_stream(passage, FIELDS, retry, stream)
-        _bound_socket(connection.transport)
-        self._catch_up(stream, _last_event_id(passage))
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
-        return stream
-
-    def _admitted(
-        self, passage: Passage, connection: AccessProtocol, names: Sequence[str]
-    ) -> Stream:
+    def admit(self, connection: AccessProtocol, address: str, names: Sequence[str]) -> Stream:
         """A stream that listens; raises what there is no room for."""
-        edge, clients = self._edge, self.clients
-        if edge.memory.pressure:
-            raise Overloaded("There is no memory for more streams.", retry_after_s=2)
-        address = client_of(connection.address, passage.headers, edge.proxies)
+        clients = self.clients
         full = clients.refused_total
         if not clients.opened(address):
             if clients.refused_total > full:
@@ -214,6 +116,14 @@ class Live:
             topic.streams.add(stream)
         self._shards[stream.shard].add(stream)
         return stream
+
+    def begin(self, stream: Stream, last_event_id: bytes) -> None:
+        """Tell it what there is: its head is written."""
+        if stream.connection is not None:
+            _bound_socket(stream.connection.transport)
+        self._catch_up(stream, last_event_id)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _catch_up(self, stream: Stream, last_event_id: bytes) -> None:
         """Tell it what it has missed, or how everything is now."""
@@ -359,18 +269,6 @@ class Live:
 
     def _all(self) -> list[Stream]:
         return [stream for shard in self._shards for stream in shard]
-
-
-def _claim(passage: Passage, session_cookie: bytes) -> Claim:
-    values = {b"authorization": list[bytes](), b"cookie": list[bytes]()}
-    for name, value in passage.headers:
-        if name in values:
-            values[name].append(value)
-    return claim_of(values[b"authorization"], values[b"cookie"], session_cookie)
-
-
-def _last_event_id(passage: Passage) -> bytes:
-    return next((value for name, value in passage.headers if name == b"last-event-id"), b"")
 
 
 def _bound_socket(transport: asyncio.Transport) -> None:

@@ -17,7 +17,8 @@ import pytest_asyncio
 
 from services.access import live as live_module
 from services.access import live_topics
-from services.access.live import RETRY_MS, Live
+from services.access.live import Live
+from services.access.live_door import RETRY_MS
 from services.live_stream import STREAM
 from services.live_watch import ASKED, WATCHED
 from tests.access.conftest import Access, request, running
