@@ -152,3 +152,13 @@ async def test_another_life_of_valkey_is_another_stream(valkey: OwnValkey) -> No
         second = await mortal.tell("product:a")
         await has(reader, [second])
         assert reader.begun[0][0] != reader.begun[1][0]
+
+
+async def test_another_life_of_an_empty_stream_is_another_one_too() -> None:
+    """What was told in the first and not read went with it."""
+    async with own_valkey() as mortal, following(mortal) as (reader, _):
+        mortal.kill()
+        await mortal.start()
+        await until(lambda: len(reader.begun) == 2, within_s=WITHIN_S, what="it begins anew")
+        assert [floor for _, floor in reader.begun] == [START, START]
+        assert reader.begun[0][0] != reader.begun[1][0]
