@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -141,6 +142,7 @@ async def _listen(settings: MailboxSettings, mailbox: Mailbox) -> asyncio.Server
 def serve(settings: MailboxSettings) -> None:
     """Run the mailbox until SIGTERM or SIGINT."""
     configure_logging("mailbox", settings)
+    logging.getLogger("mail.log").setLevel(logging.WARNING)  # it names sender and recipients
     config = uvicorn.Config(
         make_app(settings, Mailbox()),
         host=settings.mailbox_host,

@@ -23,9 +23,6 @@ from services.data import accounts, sessions
 from services.data.accounts import Account
 from services.data.login_tries import Keys, Try, forget_try, know_network
 from services.problems import LoginRefused, NotFound
-from services.telemetry import logger
-
-log = logger(__name__)
 
 
 async def create_session(shop: Shop, request: Request) -> Response:

@@ -96,6 +96,13 @@ def send_all(stack: RunningStack, url: str, goods: Goods, folder: Path) -> Sent:
         request("POST", f"/orders/{guest.order_id}/payments", JSON, key,
                 f"authorization: {guest.authorization}",
                 body=json.dumps({"payment_method": f"tok_{made['c']}"}).encode()),
+        request("POST", "/sessions", JSON, body=json.dumps(
+            {"email": f"{made['d']}@example.com", "password": made['c']}).encode()),
+        request("POST", "/customers", JSON, body=json.dumps(
+            {"email": f"{made['d']}@example.com"}).encode()),
+        request("POST", "/customers/confirmations", JSON, body=json.dumps(
+            {"token": made['a'], "password": made['b']}).encode()),
+        request("GET", "/sessions", f"cookie: tercet_session={made['b']}"),
         request("GET", "/products", f"x-api-key: {made['d']}", f"x-internal-secret: {made['d']}"),
         request("GET", f"/products/x?token={made['d']}"),
         request("GET", f"/products/{breaker}%0d%0a%7b%22level%22:%22{breaker}"),
