@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -184,7 +184,7 @@ async def count(bench: Bench) -> list[Row]:
     return [*soaked, *drained, *lost]
 
 
-Owner = asyncpg.Connection[asyncpg.Record]
+Owner: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 async def _soak(bench: Bench, stack: DataStack, access: Program, owner: Owner) -> list[Row]:
@@ -257,10 +257,16 @@ async def _drain(bench: Bench, access: Program, owner: Owner) -> list[Row]:
     before = int(await owner.fetchval(TAKEN))
     sent = 0
     began_at = time.monotonic()
-    async with _connected(access) as ask:
-        while time.monotonic() - began_at < bench.seconds:
-            request = request_of(_host(access), batch(bench.batch, slugs), random.randrange(100))
-            sent += bench.batch * (await ask(request) == 202)
+
+    async def send() -> None:
+        nonlocal sent
+        async with _connected(access) as ask:
+            while time.monotonic() - began_at < bench.seconds:
+                events = batch(bench.batch, slugs)
+                request = request_of(_host(access), events, random.randrange(100))
+                sent += bench.batch * (await ask(request) == 202)
+
+    await asyncio.gather(*(send() for _ in range(SENDERS)))
     await _until_counted(owner, TAKEN, lambda taken: taken >= before + sent)
     rate = sent / (time.monotonic() - began_at)
     note = f"{NO_PEER}; every event with an id of its own, the whole stack on one core"

@@ -18,6 +18,7 @@ from services.access.admission import Admission
 from services.access.allowances import Allowances
 from services.access.claims import session_cookie
 from services.access.client_address import Networks, client_of
+from services.access.cross_site import Sites
 from services.access.memory import Memory
 from services.access.passage import Passage
 from services.access.routes import Route
@@ -101,6 +102,7 @@ class Beacons:
         self._proxies = proxies
         self._session_cookie = session_cookie(secure=settings.cookie_secure)
         self._memory = memory
+        self._sites = Sites(settings.origins)
         self._valkey = connect_events(settings, timeout_s=TIMEOUT_S)
         if self._valkey is not None:
             self._log, self._visitors = ValkeyEventLog(self._valkey), Visitors(self._valkey)
@@ -133,6 +135,7 @@ class Beacons:
 
     def _take(self, passage: Passage, connection: AccessProtocol) -> None:
         headers = passage.headers
+        self._sites.check(headers, passage.host)  # what it sends would count as our visitor's
         _check_type(headers)
         address = client_of(connection.address, headers, self._proxies)
         self._admit(address, len(passage.body))

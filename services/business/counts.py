@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from services.data.log_reader import LogLag
 from services.data.mails import MailsWaiting
 from services.data.outbox import Lag
 from services.histogram import Histogram
@@ -37,6 +38,8 @@ class Counts:
         self.logins_throttled_total = 0  # too many tries: the password was not looked at
         self.mails_sent_total = 0
         self.mails_waiting: MailsWaiting | None = None  # as the worker counted them last
+        self.events_counted_total = 0  # of the log: late, ahead and duplicates included
+        self.events_lag: LogLag | None = None  # as this rollups worker measured it last
         self.outbox_lag: Lag | None = None  # as the relay measured it last; of no other process
 
     def answered(self, route: str, status: int, took_s: float) -> None:

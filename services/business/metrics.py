@@ -292,6 +292,21 @@ WORKER: Final[Table] = (
         "What somebody listens to; of the live worker that tells, and no other",
         readings.live_watched,
     ),
+    counter(
+        "events_counted",
+        "Behaviour events and transfers that were counted, duplicates with them",
+        one(lambda shop: shop.counts.events_counted_total),
+    ),
+    gauge(
+        "log_waiting_entries",
+        "Entries of the log of events that are not counted yet; of a rollups worker only",
+        readings.events_waiting,
+    ),
+    gauge(
+        "log_oldest_seconds",
+        "Age of the oldest of them",
+        readings.events_age,
+    ),
     gauge(
         "outbox_waiting_rows",
         "Rows that wait to be published, counted up to 10,000; of the outbox worker only",

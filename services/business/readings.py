@@ -113,6 +113,16 @@ def outbox_waiting(shop: Shop) -> Read:
         yield (), shop.counts.outbox_lag.rows
 
 
+def events_waiting(shop: Shop) -> Read:
+    if shop.counts.events_lag is not None:
+        yield (), shop.counts.events_lag.entries
+
+
+def events_age(shop: Shop) -> Read:
+    if shop.counts.events_lag is not None:
+        yield (), shop.counts.events_lag.oldest_s
+
+
 def live_watched(shop: Shop) -> Read:
     if shop.counts.live_watched is not None:
         yield (), shop.counts.live_watched

@@ -10,6 +10,7 @@ has left is taken over after two seconds.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
@@ -80,6 +81,7 @@ class Worker:
             if entries:
                 self._unsure = True
                 await self._count(entries)
+                self._shop.counts.events_counted_total += sum(one.number for one in entries)
                 await self._reader.drop(entries)
             self._unsure = False
         except LogAway:
@@ -285,6 +287,7 @@ async def run(shop: Shop) -> None:
                 await asyncio.sleep(AWAY_PAUSE_S)
             await chores.do(worker, reader)
             await chores.tell(rounds.items_total)
+            await chores.measure(reader)
     finally:
         await valkey.aclose()
 
@@ -310,8 +313,16 @@ class Chores:
 
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
-        self._done_at = self._told_at = float("-inf")
+        self._done_at = self._told_at = self._measured_at = float("-inf")
         self._told = 0  # entries that were counted by then
+
+    async def measure(self, reader: ValkeyLogReader) -> None:
+        """Once a second: how far the log is ahead of what is counted, for the metrics."""
+        if time.monotonic() - self._measured_at < TELL_EVERY_S:
+            return
+        self._measured_at = time.monotonic()
+        with contextlib.suppress(LogAway):
+            self._shop.counts.events_lag = await reader.lag()
 
     async def tell(self, counted: int) -> None:
         """Once a second, if something was counted since: how it is now, to who listens."""

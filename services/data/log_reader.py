@@ -5,6 +5,7 @@ docs/events.md has what a broker in its place has to keep.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
@@ -45,6 +46,13 @@ class LogEntry(NamedTuple):
     @property
     def entry_id(self) -> str:
         return f"{self.entry_ms}-{self.entry_seq}"
+
+
+class LogLag(NamedTuple):
+    """Entries in the log that are not counted and dropped, and the age of the oldest."""
+
+    entries: int
+    oldest_s: float
 
 
 class Appended(NamedTuple):
@@ -137,6 +145,13 @@ class ValkeyLogReader:
         found = await self._ask("XRANGE", LOG, "-", "+", "COUNT", 1)
         entries = _entries(found)
         return entries[0].entry_ms if entries else None
+
+    async def lag(self) -> LogLag:
+        """How far the workers are behind."""
+        entries = int(await self._ask("XLEN", LOG))
+        oldest_ms = await self.oldest_ms()
+        age_s = 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
+        return LogLag(entries, age_s)
 
     async def forget_workers(self) -> None:
         """Take out of the group who has been gone for long and has left nothing."""

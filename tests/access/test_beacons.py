@@ -173,6 +173,22 @@ async def test_who_asks_not_to_be_tracked_is_counted_and_not_kept(
     assert not await entries(log)
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("sec-fetch-site: same-origin", 202),
+        ("origin: http://shop.example", 202),
+        ("sec-fetch-site: cross-site", 403),
+        ("origin: http://elsewhere.example", 403),
+    ],
+)
+async def test_a_page_of_another_site_can_not_count_as_ours(
+    taking: Access, log: Redis, line: str, status: int
+) -> None:
+    assert (await post(taking, batch(view()), JSON, line)).status == status
+    assert len(await entries(log)) == (status == 202)
+
+
 async def test_a_visitor_is_the_same_for_a_day_and_nothing_says_who_it_is(
     taking: Access, log: Redis
 ) -> None:

@@ -12,6 +12,7 @@ from services.business.claims import CLAIM_PAYMENTS
 from services.business.metrics import BUSINESS, WORKER, report_of, report_of_worker
 from services.business.shop import Shop, open_shop
 from services.data.counts import Counts
+from services.data.log_reader import LogLag
 from services.data.mails import MailsWaiting
 from services.data.outbox import Lag
 from tests.access.test_metrics import samples, value
@@ -46,6 +47,8 @@ def move(shop: Shop) -> None:
     counts.left_out("rating")
     counts.handed_over_total += 1
     counts.orphans_found_total += 1
+    counts.events_counted_total += 1
+    counts.events_lag = LogLag(2, 0.5)
     counts.orphans_returned_total += 1
     counts.escalated_total += 1
     counts.logins_total += 1
