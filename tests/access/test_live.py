@@ -7,13 +7,16 @@ import hashlib
 import random
 import secrets
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 import pytest_asyncio
+import trustme
 
 from services.access import live as live_module
 from services.access import live_topics
@@ -438,6 +441,34 @@ async def test_a_slow_reader_is_cut_off_and_nobody_waits_for_it(
         assert number < 20
         await until(lambda: live.clients.open == 1, within_s=WITHIN_S, what="it is forgotten")
     await quick.close()
+
+
+async def test_a_slow_reader_is_cut_off_behind_tls_too(valkey: OwnValkey, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.private_key_pem.write_to_path(key)
+    for part in issued.cert_chain_pems:
+        part.write_to_path(certificate, append=True)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    slug, topic = products()
+    async with listened_to(
+        valkey, access_tls_certificate=certificate, access_tls_key=key
+    ) as access:
+        live = live_of(access)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", access.port, ssl=trusting, limit=1024
+        )
+        writer.write(request(f"/live?products={slug}"))
+        assert b"200 OK" in await reader.readline()
+        for number in range(200):
+            await valkey.tell(topic, b'{"filler":"%b","n":%d}' % (b"x" * 20_000, number))
+            await asyncio.sleep(0.002)
+            if live.slow_total:
+                break
+        await until(lambda: live.slow_total == 1, within_s=WITHIN_S, what="it is cut off")
+        writer.transport.abort()
 
 
 async def test_what_is_told_at_the_beginning_may_be_more_than_may_pile_up(
