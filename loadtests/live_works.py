@@ -304,6 +304,7 @@ async def many(bench: Bench) -> list[Row]:
     return [
         Row(f"streams open at once, of {bench.many} tried", reached, "streams", note=note),
         Row(f"memory of each of {reached}", statistics.median(bytes_each), "bytes", note=note),
+        Row(f"one state to {reached} streams, p99", _median(told).most_ms, "ms", note=note),
     ]
 
 
