@@ -105,6 +105,8 @@ class Asker:
         movement = {**line, "kind": "receive", "reason": "a test"}
         await self.ask("POST", "/operator/stock-movements", body=movement)
         await self.ask("GET", "/operator/upstreams")
+        for name in ("series", "top-products", "funnel", "searches"):
+            await self.ask("GET", f"/analytics/{name}")
         await self.ask("GET", "/operator/payment-reviews")
         await self._webhook(paid.json())
         resolution = "/operator/payment-reviews/{payment_review_id}/resolution"

@@ -13,6 +13,8 @@ from tests.security.wire import PROBLEM_JSON
 
 PRIVATE: Final = "no-store"
 
+ANALYTICS = ("series", "top-products", "funnel", "searches")
+
 
 def paid(stack: RunningStack, guest: Guest, key: str, order_id: str = "") -> httpx.Response:
     with client_of(stack) as client:
@@ -118,6 +120,7 @@ def test_what_is_the_operators_is_no_customers(
         for method, path in (
             *(("POST", f"{payment}/{name}") for name in ("captures", "voids", "refunds")),
             *(("POST", "/flash-sales"), ("GET", review), ("PUT", resolution)),
+            *(("GET", f"/analytics/{name}") for name in ANALYTICS),
         ):
             for guest in (alice, bob):
                 headers = {"authorization": guest.authorization, "idempotency-key": new_key()}
