@@ -74,13 +74,13 @@ async def begin_session(tx: Transaction, account: Account, shown: Shown) -> Begu
         lifetime=LIFETIME,
         at_most=SESSIONS_MAX,
     )
-    guest_id = cart_id = None
+    guest_id = None
     if shown.guest_sha256 is not None:
         guest_id = await guest_links.link_guest(tx, shown.guest_sha256, account.customer_id)
+    cart_id = await guest_links.merge_carts(
+        tx, guest_id, account.customer_id, lines_max=LINES_MAX, quantity_max=QUANTITY_MAX
+    )
     if guest_id is not None:
-        cart_id = await guest_links.merge_carts(
-            tx, guest_id, account.customer_id, lines_max=LINES_MAX, quantity_max=QUANTITY_MAX
-        )
         await insert_tags(tx, [sessions.tag_of(guest_id)])
     return Begun(
         account, token, row.session_id, row.expires_at, cart_id, shown.guest_sha256 is not None

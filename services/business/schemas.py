@@ -689,7 +689,9 @@ class NewSessionDocument(Document):
     customer_id: UUID
     role: Literal["customer", "merchant", "operator"]
     expires_at: Timestamp
-    cart_id: UUID | None = Field(description="the open cart, with what was in the guest's")
+    cart_id: UUID | None = Field(
+        description="the open cart, with what was in the guest's, if there is one"
+    )
 
 
 class SessionDocument(Document):

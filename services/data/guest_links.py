@@ -22,15 +22,15 @@ LINK_GUEST = """
     returning guest_id
 """
 
-# The newest cart of each that has lines, or of the account any that is open.
+# Those of the account, of the guest ($1, or null) and of the guests that it was before: of guests
+# only what is in them counts.
 LOCK_OPEN_CARTS = """
-    select customer_id, cart_id from carts c
-    where customer_id in ($1, $2) and state = 'open' and (
-        customer_id = $2
-        or exists (
-            select from cart_lines l
-            where l.customer_id = c.customer_id and l.cart_id = c.cart_id
-        )
+    select customer_id, cart_id, exists (
+        select from cart_lines l where l.customer_id = c.customer_id and l.cart_id = c.cart_id
+    ) as has_lines
+    from carts c
+    where state = 'open' and customer_id = any(
+        array(select guest_id from guest_links where customer_id = $2) || array[$1, $2]::uuid[]
     )
     order by customer_id, cart_id for update
 """
@@ -83,6 +83,12 @@ SELECT_KEYS_OWNER = """
 class OpenCart(NamedTuple):
     customer_id: UUID
     cart_id: UUID
+    has_lines: bool
+
+    @property
+    def rank(self) -> tuple[bool, bytes]:
+        """The newest one with lines comes first: an id is a UUIDv7."""
+        return self.has_lines, self.cart_id.bytes
 
 
 async def link_guest(tx: Transaction, token_sha256: bytes, customer_id: UUID) -> UUID | None:
@@ -92,23 +98,23 @@ async def link_guest(tx: Transaction, token_sha256: bytes, customer_id: UUID) ->
 
 
 async def merge_carts(
-    tx: Transaction, guest_id: UUID, customer_id: UUID, *, lines_max: int, quantity_max: int
+    tx: Transaction, guest_id: UUID | None, customer_id: UUID, *, lines_max: int, quantity_max: int
 ) -> UUID | None:
     """Put what is in the guest's newest open cart into the account's; the id of the open cart.
 
-    Where the account has none, the guest's stays what it is. Quantities add up to quantity_max;
-    lines beyond lines_max are left out, the newest ones.
+    Where the account has none, the guest's is its cart. Quantities add up to quantity_max; lines
+    beyond lines_max are left out, the newest ones.
     """
     rows = await tx.fetch(LOCK_OPEN_CARTS, guest_id, customer_id)
-    carts = [OpenCart(*row) for row in rows]
-    # An id is a UUIDv7: the greatest is the newest.
-    newest = {cart.customer_id: cart for cart in sorted(carts, key=lambda cart: cart.cart_id.bytes)}
-    guests, own = newest.get(guest_id), newest.get(customer_id)
+    ranked = sorted([OpenCart(*row) for row in rows], key=lambda cart: cart.rank, reverse=True)
+    carts = [cart for cart in ranked if cart.has_lines or cart.customer_id == customer_id]
+    guests = next((cart for cart in carts if cart.customer_id == guest_id), None)
+    own = next((cart for cart in carts if cart.customer_id != guest_id), None)
     if guests is None or own is None:
         only = guests or own
         return only.cart_id if only is not None else None
-    await tx.execute(MERGE_CARTS, *guests, *own, lines_max, quantity_max)
-    columns = [list(column) for column in zip(guests, own, strict=True)]
+    await tx.execute(MERGE_CARTS, *guests[:2], *own[:2], lines_max, quantity_max)
+    columns = [list(column) for column in zip(guests[:2], own[:2], strict=True)]
     await tx.execute(CHANGED, *columns)
     return own.cart_id
 

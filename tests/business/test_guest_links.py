@@ -152,6 +152,29 @@ async def test_where_the_account_has_no_cart_the_guests_is_its_cart(
     assert (await person.asked("GET", path)).status_code == 200
 
 
+async def test_each_login_names_the_open_cart_and_brings_the_next_guests_things_into_it(
+    person: Person, lab_books: Books
+) -> None:
+    """Also where it was a guest's: of the browser that logged in first."""
+    goods = await lab_books.goods(variants=2)
+    one, two = goods.variants
+    await person.sign_up()
+    assert (await person.elsewhere().log_in()).json()["cart_id"] is None
+    first = person.elsewhere()
+    await guest_at(first)
+    cart = await cart_of(first, (one, 1))
+    assert (await first.log_in()).json()["cart_id"] == cart["cart_id"]
+    assert (await person.elsewhere().log_in()).json()["cart_id"] == cart["cart_id"]
+    second = person.elsewhere()
+    await guest_at(second)
+    await cart_of(second, (one, 1), (two, 5))
+    assert (await second.log_in()).json()["cart_id"] == cart["cart_id"]
+    merged = (await second.asked("GET", f"/carts/{cart['cart_id']}")).json()
+    assert quantities(merged) == {str(one): 2, str(two): 5}
+    # What was emptied by that is not taken for the open one.
+    assert (await person.elsewhere().log_in()).json()["cart_id"] == cart["cart_id"]
+
+
 async def test_a_full_cart_takes_no_more_lines(person: Person, lab_books: Books) -> None:
     goods = await lab_books.goods(variants=52)
     await person.sign_up()
