@@ -21,7 +21,7 @@ Size = tuple[int, int]
 NARROW: Final[Size] = (360, 250)  # a phone
 LABEL_GAP: Final = 14
 BADGE_GAP: Final = 17
-CHARACTER: Final = 6.6  # width of an average one at the font size of labels
+CHARACTER: Final = 7.0  # width of an average one at the font size of labels
 LABEL_CHARACTERS: Final = 22
 PERCENTILE_TICKS: Final = (50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 SPAN: Final = Markup('<rect class="span" x="{:.1f}" y="{}" width="{:.1f}" height="{}"/>')
@@ -70,7 +70,9 @@ class _Drawing:
         if self._chart.x_unit:
             self._bottom -= 14
         self._right = self._width - min(150, round(longest * CHARACTER) + 12)
-        points = [point for line in chart.lines for point in line.points]
+        # The least and the greatest latency have no place on an axis of percentiles.
+        ends = (0, 100) if chart.axis == "percentile" else ()
+        points = [point for line in chart.lines for point in line.points if point[0] not in ends]
         self._xs = [x for x, _ in points] or [0.0, 1.0]
         self._ys = [y for _, y in points] or [0.0, 1.0]
         self._x, self._x_ticks = self._x_axis()
@@ -150,7 +152,7 @@ class _Drawing:
     def _path(self, line: Line) -> Markup:
         points = line.points
         if self._chart.axis == "percentile":
-            points = [(x, y) for x, y in points if x < 100]
+            points = [(x, y) for x, y in points if 0 < x < 100]
         places = [(self._x(x), self._y(y)) for x, y in points]
         path = " ".join(
             f"{'M' if number == 0 else 'L'}{x:.1f} {y:.1f}" for number, (x, y) in enumerate(places)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 MIB: Final = 1024 * 1024
 GIB: Final = 1024 * MIB
+MOST_DIGITS: Final = 3
 BYTES: Final = ("bytes", "bytes (PSS)")
 
 
@@ -30,3 +32,28 @@ def figure(value: object, unit: str = "") -> str:
 def when(moment: str) -> str:
     """ISO 8601 as people write it."""
     return f"{datetime.fromisoformat(moment):%-d %B %Y, %H:%M} UTC"
+
+
+def columns(rows: Sequence[Sequence[object]]) -> list[list[str]]:
+    """The cells of a table, each column with as many digits as its finest number needs."""
+    if not rows:
+        return []
+    digits = [max(map(_digits, column)) for column in zip(*rows, strict=True)]
+    return [
+        [
+            f"{cell:,.{digits[at]}f}" if _is_number(cell) else figure(cell)
+            for at, cell in enumerate(row)
+        ]
+        for row in rows
+    ]
+
+
+def _digits(cell: object) -> int:
+    """After the point, as the result has them."""
+    if not _is_number(cell):
+        return 0
+    return len(f"{cell:.{MOST_DIGITS}f}".rstrip("0").partition(".")[2])
+
+
+def _is_number(cell: object) -> bool:
+    return isinstance(cell, int | float) and not isinstance(cell, bool)

@@ -30,7 +30,11 @@ def render(views: Sequence[report_views.View]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": report_figures.figure, "when": report_figures.when}
+    environment.filters |= {
+        "figure": report_figures.figure,
+        "when": report_figures.when,
+        "cells": report_figures.columns,
+    }
     return environment.get_template(TEMPLATE).render(
         views=views, machines=report_views.machines(views)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +36,7 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
     "load": ("An open load", "Pages and payments on a schedule, whatever the answers do."),
     "faults": ("Faults", "What each experiment did, and what it cost."),
 }
-UNTOLD: Final = ("name", "commit", "started_at")
+LOAD: Final = re.compile(r"(long|short)-(\d+)-?")  # of the article, in a name
 HIGHER: Final = ">="
 
 
@@ -83,7 +84,8 @@ class View:
         words = TITLES.get(self.name) or TITLES.get(self.name.partition("-")[0])
         self.title, self.intro = words or (self.name, "")
         if self.title != self.name and self.name not in TITLES:
-            self.title = f"{self.title}: {self.name.partition('-')[2]}"
+            part = LOAD.sub(r"\1 \2, ", self.name.partition("-")[2])
+            self.title = f"{self.title}: {part.strip('-, ')}"
         self.rows: Sequence[Mapping[str, Any]] = document["rows"]
         self.machine: Mapping[str, Any] = document.get("machine") or {}
         self.settings: Mapping[str, Any] = document.get("settings") or {}

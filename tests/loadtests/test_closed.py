@@ -54,10 +54,28 @@ async def test_short_connections_are_made_anew_for_each_request(server: Program)
     assert outcome["received_bytes"] > outcome["answers"] * len(PAGE)
 
 
-async def test_this_side_can_close_by_itself(server: Program) -> None:
-    outcome = await closed(server, "/", "--close", "--silently")
+@pytest.mark.parametrize("options", [("--close",), ("--close", "--silently")])
+async def test_the_server_is_told_to_close_unless_this_side_does_it_silently(
+    options: tuple[str, ...],
+) -> None:
+    heads: list[bytes] = []
+    closed_first: list[bool] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        closed_first.append(await reader.read() == b"")  # until the client has closed
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        command = [sys.executable, "-m", "loadtests.closed", "--url", f"http://127.0.0.1:{port}/"]
+        command += ["--connections", "2", "--seconds", "0.2", *options]
+        outcome = json.loads(await output_of(command, None))
     assert outcome["errors"] == {}
-    assert outcome["connections_made"] >= outcome["answers"] > CONNECTIONS
+    assert outcome["connections_made"] >= outcome["answers"] > 2
+    assert {b"Connection: close" in head for head in heads} == {"--silently" not in options}
+    assert all(closed_first)
 
 
 async def test_targets_of_a_file_are_asked_for_in_turn(server: Program, tmp_path: Path) -> None:
