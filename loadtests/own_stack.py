@@ -136,7 +136,7 @@ async def _before_script(
     """So many requests a second by requests of 20 ms, as many at once as that takes."""
     port = free_port()
     command = [sys.executable, "-m", "loadtests.peers.scripted", str(port)]
-    behind = Launch(command, port, ready_path="/ready")
+    behind = Launch(command, port, ready_path="")  # it closes no connection, as asking would need
     async with running_access(behind, Cores(None, None), folder, settings) as access:
         await script(port, {"at_once": max(1, capacity * WORK_MS // 1000), "latency_ms": WORK_MS})
         yield Shop(access.url(""), alone=[{"name": "access", "pid": access.pid}])

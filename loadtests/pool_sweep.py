@@ -119,7 +119,7 @@ def _payments(scripted: int) -> Class:
 async def _scripted(folder: Path) -> AsyncIterator[int]:
     port = free_port()
     command = [sys.executable, "-m", "loadtests.peers.scripted", str(port)]
-    launch = Launch(command, port, ready_path="/ready")
+    launch = Launch(command, port, ready_path="")  # it closes no connection, as asking would need
     async with running(launch, None, folder / "scripted.log"):
         await script(port, {"latency_ms": PROVIDER_MS})
         yield port

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from loadtests.accounts import make_accounts
 from loadtests.own_stack import Shop
 from loadtests.profiles import Run
 from loadtests.programs import output_of
@@ -33,7 +34,8 @@ async def prepare(run: Run, shop: Shop) -> Goods:
     pool = Pool.to(shop.url, size=AT_ONCE)
     try:
         if not wanted & SHOPPERS:
-            return Goods([], [])
+            accounts = await make_accounts(shop) if "login" in wanted else []
+            return Goods([], [], accounts=accounts)
         goods = await read_goods(pool, products=run.scenario.products, variants_of=VARIANTS_OF)
         if not goods.variant_ids and wanted & {"checkout", "claim"}:
             raise NoShopError("everything in the shop is sold out")
@@ -41,6 +43,8 @@ async def prepare(run: Run, shop: Shop) -> Goods:
             if shop.data_dir is not None:
                 await _receive(shop.data_dir, goods.variant_ids[0], run.scenario.sale.units)
             goods = replace(goods, guests=await _guests(pool, run.scenario.sale.buyers))
+        if "login" in wanted:
+            goods = replace(goods, accounts=await make_accounts(shop))
         return goods
     finally:
         await pool.aclose()

@@ -9,8 +9,7 @@ from typing import Final
 
 import asyncpg
 
-from infra.local import secret_files
-from infra.local.folder import DataFolder
+from loadtests.accounts import dsn
 from loadtests.own_stack import Shop
 from loadtests.programs import BrokenRunError
 from loadtests.result import PROJECT
@@ -44,24 +43,13 @@ async def all_final(shop: Shop, *, within_s: float = FINAL_WITHIN_S) -> Check:
 async def _counts(shop: Shop) -> tuple[int, int]:
     """Payments that are open, and all; as many as nobody knows where the database does not say."""
     try:
-        connection = await asyncpg.connect(_dsn(shop), timeout=2)
+        connection = await asyncpg.connect(dsn(shop, "tercet_read", "read_password"), timeout=2)
         try:
             return await connection.fetchval(OPEN), await connection.fetchval(PAID)
         finally:
             await connection.close()
     except ASKS:
         return -1, 0
-
-
-def _dsn(shop: Shop) -> str:
-    address = next(
-        part["address"]
-        for part in shop.parts()
-        if part.get("role") == "primary" or part["name"] == "primary"
-    )
-    secrets = DataFolder.at(shop.folder).secrets
-    password = secret_files.read_secret(secrets, "read_password")
-    return f"postgresql://tercet_read:{password}@{address}/tercet"
 
 
 async def prove(shop: Shop, *, with_provider: bool = True) -> tuple[Check, str]:

@@ -57,7 +57,7 @@ class Ended:
         return float(values[0])
 
 
-async def load(results: Path, *arguments: str) -> Ended:
+async def load(results: Path, *arguments: str, file: str = "load-small.json") -> Ended:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "loadtests.load", "--results", str(results), *arguments),
         stdout=asyncio.subprocess.PIPE,
@@ -65,8 +65,8 @@ async def load(results: Path, *arguments: str) -> Ended:
     )
     async with asyncio.timeout(WITHIN_S):
         out, err = await process.communicate()
-    file = results / "load-small.json"
-    result = json.loads(file.read_text()) if file.exists() else {}
+    written = results / file
+    result = json.loads(written.read_text()) if written.exists() else {}
     assert process.returncode is not None
     return Ended(process.returncode, out.decode(), err.decode(), result)
 
@@ -179,6 +179,17 @@ async def test_an_option_that_makes_no_sense_is_refused(
     ended = await load(tmp_path, *arguments)
     assert ended.code == 2
     assert "usage:" in ended.err
+
+
+async def test_overload_is_measured_before_a_business_of_known_capacity(tmp_path: Path) -> None:
+    """300 a second and not one more: 350 come, and what is too much is refused by access."""
+    options = ("--scenario", "overload", "--own-stack", "--seconds", "2", "--warm-up-s", "0")
+    ended = await load(tmp_path, *options, "--load", "0.123", file="load-overload.json")
+    assert ended.code in (0, 1), ended.err
+    pages, checkouts = ended.value("pages"), ended.value("checkouts")
+    assert 0 < pages + checkouts <= 320
+    assert ended.value("memory of access") > 0
+    assert any("checkouts: goodput >= 100/s" in check["what"] for check in ended.result["checks"])
 
 
 async def test_two_results_are_compared_by_ratios_and_their_spread(tmp_path: Path) -> None:

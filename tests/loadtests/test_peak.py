@@ -79,6 +79,24 @@ async def test_a_sale_opens_faults_are_played_and_the_books_are_proved(
     }
 
 
+async def test_the_other_traffic_is_answered_too(stack: RunningStack) -> None:
+    """Logins on connections of their own, batches of events, live streams that stay."""
+    never = Targets(error_rate=1)
+    traffic = (
+        Traffic("login", rate=2.0, short=True, timeout_s=20, targets=never),
+        Traffic("events", rate=4.0, batch=5, timeout_s=20, targets=never),
+        Traffic("live", rate=20.0, connections=10, timeout_s=20, targets=Targets(still_open=1)),
+    )
+    scenario = Scenario("the rest", traffic, seconds=2, products=20)
+    shop = Shop(stack.url, stack.data_dir)
+    outcome = await perform(Run.of(scenario, PROFILES["average"]), shop, processes=2, seed=1)
+    works = {one.work: one for one in outcome.recorders}
+    assert works["login"].answered > 0, works["login"].errors
+    assert works["events"].answered > 0, works["events"].errors
+    assert works["live"].answered == 10
+    assert all(check.held for check in outcome.checks if "live" in check.what), outcome.checks
+
+
 async def test_what_is_not_final_or_not_proved_is_told(stack: RunningStack) -> None:
     """A proof of another folder is none, and payments nobody can ask for are not final."""
     nowhere = Shop(stack.url, stack.data_dir / "nowhere")
