@@ -182,12 +182,14 @@ async def test_an_option_that_makes_no_sense_is_refused(
 
 
 async def test_overload_is_measured_before_a_business_of_known_capacity(tmp_path: Path) -> None:
-    """300 a second and not one more: 350 come, and what is too much is refused by access."""
+    """300 a second and not one more: 1,425 come, and what is too much is refused by access."""
     options = ("--scenario", "overload", "--own-stack", "--seconds", "2", "--warm-up-s", "0")
-    ended = await load(tmp_path, *options, "--load", "0.123", file="load-overload.json")
+    ended = await load(tmp_path, *options, "--load", "0.5", file="load-overload.json")
     assert ended.code in (0, 1), ended.err
     pages, checkouts = ended.value("pages"), ended.value("checkouts")
-    assert 0 < pages + checkouts <= 320
+    # In two seconds, and what had waited when they were over.
+    assert 0 < pages + checkouts <= 500
+    assert ended.value("pages, error: status 503") > 1000
     assert ended.value("memory of access") > 0
     assert any("checkouts: goodput >= 100/s" in check["what"] for check in ended.result["checks"])
 
