@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+from contextvars import copy_context
 from types import FrameType
 from typing import Final, Protocol
 
@@ -51,8 +52,10 @@ class Watchdog:
         self._beat_at, self._cpu_s = time.monotonic(), time.process_time()
         self._handle = self._loop.call_later(BEAT_S, self._beat)
         ident = threading.get_ident()
+        # In the context of who starts it: its lines in the log name the process, as all do.
+        run = copy_context().run
         self._thread = threading.Thread(
-            target=self._watch, args=(ident,), name="watchdog", daemon=True
+            target=run, args=(self._watch, ident), name="watchdog", daemon=True
         )
         self._thread.start()
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from structlog.contextvars import bound_contextvars, merge_contextvars
 from structlog.testing import capture_logs
 
 from services.watchdog import BEAT_S, LATE_S, Watchdog
@@ -62,6 +63,17 @@ async def test_what_blocks_the_loop_is_named_while_it_does() -> None:
         assert of(AGAIN, logs)[0]["blocked_ms"] >= line["late_ms"]
         assert watchdog.blocked_total >= 1
         assert sum(watchdog.lag.slots[-6:]) >= 1  # above 0.1 s
+
+
+async def test_its_lines_name_the_process_as_all_do() -> None:
+    with bound_contextvars(process="this one"), capture_logs([merge_contextvars]) as logs:
+        watchdog = Watchdog()
+        watchdog.start()
+        await asyncio.sleep(3 * BEAT_S)
+        a_call_that_waits(4 * LATE_S)
+        await until(lambda: bool(of(AGAIN, logs)), within_s=10, what="it turns again")
+        watchdog.stop()
+    assert [line["process"] for line in of(BLOCKED, logs)] == ["this one"]
 
 
 async def test_computing_is_told_from_waiting_by_the_cpu_that_it_took() -> None:
