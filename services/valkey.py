@@ -4,6 +4,7 @@ events.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 import redis
@@ -50,3 +51,11 @@ def _connect(url: str, password: SecretStr | None, timeout_s: float) -> Redis:
         retry=Retry(NoBackoff(), 1),
     )
     return Redis.from_pool(pool)  # which it closes, as it would not close one that it is only lent
+
+
+async def close(valkey: Redis) -> None:
+    """Close its connections. One that does not close in time ends with the process, or by itself:
+    a stop is none the worse for it.
+    """
+    with suppress(*LOST):
+        await valkey.aclose()

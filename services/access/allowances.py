@@ -25,7 +25,7 @@ from services.access.routes import Route
 from services.settings import AccessSettings
 from services.tasks import end_tasks
 from services.telemetry import logger
-from services.valkey import LOST, connect
+from services.valkey import LOST, close, connect
 
 log = logger(__name__)
 
@@ -112,7 +112,7 @@ class Allowances:
         if self._task is not None:
             await end_tasks(self._task)
         if self._valkey is not None:
-            await self._valkey.aclose()
+            await close(self._valkey)
 
     def take(
         self, kind: Route, address: str, customer_id: str | None, now: float

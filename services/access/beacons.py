@@ -42,7 +42,7 @@ from services.problems import (
 from services.settings import AccessSettings
 from services.tasks import end_tasks
 from services.telemetry import logger
-from services.valkey import LOST, connect_events
+from services.valkey import LOST, close, connect_events
 
 if TYPE_CHECKING:
     from services.access.protocol import AccessProtocol
@@ -129,7 +129,7 @@ class Beacons:
             await asyncio.wait([self._task], timeout=TIMEOUT_S)
             await end_tasks(self._task)
         if self._valkey is not None:
-            await self._valkey.aclose()
+            await close(self._valkey)
 
     # Taking a batch
 

@@ -21,7 +21,7 @@ from services.live_watch import Watcher
 from services.problems import Overloaded, TooManyRequests
 from services.tasks import end_tasks
 from services.telemetry import logger
-from services.valkey import connect
+from services.valkey import close, connect
 
 if TYPE_CHECKING:
     from services.access.edge import Edge
@@ -86,7 +86,7 @@ class Live:
             self._end(stream)
         await end_tasks(*self._tasks)
         await self.owners.aclose()
-        await self._valkey.aclose()
+        await close(self._valkey)
 
     # Streams that begin
 

@@ -17,7 +17,7 @@ from services.settings import ValkeySettings
 from services.tags import CUSTOMER_TAG, TagSubscriber
 from services.tasks import end_tasks
 from services.telemetry import logger
-from services.valkey import connect
+from services.valkey import close, connect
 
 log = logger(__name__)
 
@@ -95,7 +95,7 @@ class TagStream:
 
     async def aclose(self) -> None:
         await end_tasks(*self._tasks)
-        await self._valkey.aclose()
+        await close(self._valkey)
 
     async def _keep_asking(self, pages: Holder, business: Business, secret: bytes) -> None:
         answered = True  # so that the first failure is said, and no other of the same loss

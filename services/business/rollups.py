@@ -40,7 +40,7 @@ from services.data.sources import Transaction
 from services.events import Booked, read_events
 from services.problems import OutcomeUnknown, Problem
 from services.telemetry import logger, mark_ready
-from services.valkey import connect_events
+from services.valkey import close, connect_events
 
 log = logger(__name__)
 
@@ -289,7 +289,7 @@ async def run(shop: Shop) -> None:
             await chores.tell(rounds.items_total)
             await chores.measure(reader)
     finally:
-        await valkey.aclose()
+        await close(valkey)
 
 
 async def _round(worker: Worker, rounds: Rounds) -> bool:

@@ -19,7 +19,7 @@ from services.data.sources import Reader
 from services.live_stream import STREAM, STREAM_KEPT
 from services.live_watch import ASKED, WATCHED
 from services.settings import ValkeySettings
-from services.valkey import LOST, connect
+from services.valkey import LOST, close, connect
 
 LEASE_KEY: Final = "tercet:live:lease"
 # A worker renews it with each round, twice a second at least; who is killed is missed so long.
@@ -149,7 +149,7 @@ async def open_desk(settings: ValkeySettings) -> AsyncIterator[LiveDesk]:
     finally:
         with suppress(*LOST, TimeoutError):
             await desk.release()
-        await valkey.aclose()
+        await close(valkey)
 
 
 class LiveDesk:

@@ -63,8 +63,8 @@ async def open_store(settings: DatabaseSettings) -> AsyncIterator[Store]:
     finally:
         await end_tasks(*tasks)
         await database.close()
-        await valkey.aclose()
-        await listening.aclose()
+        await valkey_connection.close(valkey)
+        await valkey_connection.close(listening)
 
 
 @asynccontextmanager

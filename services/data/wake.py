@@ -75,7 +75,7 @@ class Wake:
             yield
         finally:
             await end_tasks(task)
-            await self._valkey.aclose()
+            await valkey.close(self._valkey)
 
     async def wait(self, most_s: float) -> None:
         """Return once woken; raises TimeoutError after most_s."""
