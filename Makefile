@@ -7,7 +7,7 @@ RUN = .venv/bin/python -m
 SHIPPED = services infra migrations loadtests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status doctor prove test check check-types check-rules coverage faults load peak growth pool-sweep bench-access bench-business bench-data bench-payments bench-events bench-live article report lock
+.PHONY: help setup up down status doctor prove test check check-types check-rules coverage faults load peak growth pool-sweep bench-access bench-business bench-data bench-payments bench-login bench-events bench-live article report lock
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -73,6 +73,8 @@ bench-data: setup ## the data tier against pgbench, asyncpg's pool and redis-py 
 	@exec $(RUN) loadtests.bench_data $(ARGS)
 bench-payments: setup ## paying and claiming through all three tiers against pgbench (QUICK=1: short)
 	@exec $(RUN) loadtests.bench_payments $(ARGS)
+bench-login: setup ## logins on short connections; pages and payments beside a flood of them (QUICK=1: short)
+	@exec $(RUN) loadtests.bench_login $(ARGS)
 bench-events: setup ## behaviour events taken, counted and not lost by kills (QUICK=1: short)
 	@exec $(RUN) loadtests.bench_events $(ARGS)
 bench-live: setup ## ten thousand live streams: memory, a change to all of them, pages beside (QUICK=1: short)

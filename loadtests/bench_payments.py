@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,11 +46,12 @@ SETTINGS: Final = {
     "TERCET_CHECKOUT_POOL_SIZE": "64",
     "TERCET_WEBHOOK_URL": "",
 }
+Works = Mapping[str, Callable[[Bench], Awaitable[list[Row]]]]
 # QUICK=1: enough to see that all works, not enough to believe the ratios.
 QUICK: Final = {"rounds": 1, "seconds": 2.0, "warm_up_s": 0.5}
 
 
-async def run(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
+async def run(options: argparse.Namespace, works: Works = WORKS) -> tuple[list[Row], list[str]]:
     """The rows of the works that could be measured, and why others could not."""
     rows: list[Row] = []
     failures: list[str] = []
@@ -76,7 +77,7 @@ async def run(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
             for name in options.only:
                 print(f"measuring: {name}", flush=True)
                 try:
-                    rows += await WORKS[name](bench)
+                    rows += await works[name](bench)
                     await prove(stack)
                 except BROKEN as error:
                     failures.append(f"{name}: {str(error) or type(error).__name__}")
@@ -117,14 +118,14 @@ def _on_the_generators_core(stack: DataStack, cores: Cores) -> None:
             os.sched_setaffinity(int(task.name), {cores.generator})
 
 
-def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.bench_payments", description=__doc__)
+def add_options(parser: argparse.ArgumentParser, works: Works, *, connections: int) -> None:
+    """What every load of the whole stack can be told."""
     add = parser.add_argument
-    add("--only", type=names(list(WORKS)), default=list(WORKS), metavar=",".join(WORKS))
+    add("--only", type=names(list(works)), default=list(works), metavar=",".join(works))
     add("--rounds", type=whole, default=5)
     add("--seconds", type=positive, default=3.0, help="of each side in each round; pgbench: whole")
     add("--warm-up-s", type=not_negative, default=2.0, help="before a work, not measured")
-    add("--connections", type=whole, default=64, help="and clients of pgbench")
+    add("--connections", type=whole, default=connections, help="and clients of pgbench")
     add(
         "--setting",
         type=setting,
@@ -137,13 +138,23 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--results", type=Path, default=RESULTS, help="folder of the result file")
     if os.environ.get("QUICK", "") not in ("", "0"):
         parser.set_defaults(**QUICK)
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m loadtests.bench_payments", description=__doc__)
+    add_options(parser, WORKS, connections=64)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options, started_at = read_options(arguments), datetime.now(UTC)
+    return measure("bench-payments", read_options(arguments), WORKS)
+
+
+def measure(name: str, options: argparse.Namespace, works: Works) -> int:
+    """Measure, print and write; returns the exit code."""
+    started_at = datetime.now(UTC)
     try:
-        rows, failures = asyncio.run(run(options))
+        rows, failures = asyncio.run(run(options, works))
     except BrokenRunError as error:
         print(error, file=sys.stderr)
         return 1
@@ -154,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "setting": SETTINGS | dict(options.setting),
     }
     return conclude(
-        "bench-payments",
+        name,
         rows,
         failures,
         settings=settings,

@@ -89,9 +89,9 @@ def test_a_forged_token_is_refused(
     asked: Asked, stack: RunningStack, goods: Goods, alice: Guest
 ) -> None:
     tokens = list(forged(alice))
-    # One route is asked with all of them, the others with one in six: each takes another way to
+    # One route is asked with all of them, the others with one in twelve: each takes another way to
     # the one place that knows tokens.
-    some = tokens if asked is GUARDED[0] else tokens[GUARDED.index(asked) % 6 :: 6]
+    some = tokens if asked is GUARDED[0] else tokens[GUARDED.index(asked) % 12 :: 12]
     for token in some:
         status = asked_with(stack, asked, f"authorization: Bearer {token}")
         assert status in (400, 401), f"{status} for {token!r}"
