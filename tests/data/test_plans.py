@@ -77,12 +77,17 @@ EXPECTED = {
     "payments.UPDATE_PAYMENTS": {"payments_id_key"},
     "idempotency.SELECT_KEYS": {"idempotency_keys_pkey"},
     "idempotency.ANSWER_KEYS": {"idempotency_keys_pkey"},
-    "outbox.CLAIM_UNPUBLISHED": {"outbox_unpublished_idx", "outbox_pkey"},
+    "outbox.CLAIM_UNPUBLISHED": {
+        "outbox_unpublished_idx",
+        "outbox_unpublished_tags_idx",
+        "outbox_pkey",
+    },
     "outbox.TAGS_ARE_LATE": {"outbox_unpublished_tags_idx"},
     "outbox.SELECT_LAG": {"outbox_unpublished_idx"},
 }
 # Both begin with the key of the order, and the planner takes the one or the other.
 AS_GOOD = {
+    "outbox.CLAIM_UNPUBLISHED": {"outbox_unpublished_idx", "outbox_pkey"},
     "own_orders.SELECT_OWN_ORDER": {
         "orders_pkey",
         "order_lines_variant_key",
