@@ -73,7 +73,14 @@ class Booked(msgspec.Struct, tag_field="type", tag="booked"):
 
 ClientEvent = View | Search | AddToCart | Checkout | Purchase
 Event = ClientEvent | Booked
-TYPES: Final = ("view", "search", "add_to_cart", "checkout", "purchase")  # the steps of the funnel
+TYPE_OF: Final[dict[type, str]] = {
+    View: "view",
+    Search: "search",
+    AddToCart: "add_to_cart",
+    Checkout: "checkout",
+    Purchase: "purchase",
+}
+TYPES: Final = tuple(TYPE_OF.values())  # the steps of the funnel
 
 
 class Body(msgspec.Struct):

@@ -38,7 +38,7 @@ from services.data.log_reader import LogAway, LogEntry, LogReader, ValkeyLogRead
 from services.data.rollups import WindowKey
 from services.data.sources import Transaction
 from services.events import Booked, read_events
-from services.problems import OutcomeUnknown, Problem
+from services.problems import GatewayTimeout, OutcomeUnknown, Problem
 from services.telemetry import logger, mark_ready
 from services.valkey import close, connect_events
 
@@ -104,6 +104,12 @@ class Worker:
         await self._make_partitions(entries)
         try:
             await count_entries(self._shop, self._log_id, entries)
+        except GatewayTimeout:
+            if len(entries) == 1:
+                raise
+            half = len(entries) // 2  # a statement took too long: it gets less to do
+            await self._count(entries[:half])
+            await self._count(entries[half:])
         except (Problem, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -203,7 +209,7 @@ async def _write(tx: Transaction, log_id: str, tally: Tally, fresh: Sequence[Arr
     product_ids = await rollups.select_product_ids(tx, tally.slugs()) if tally.slugs() else {}
     await rollups.add_products(tx, tally.product_hours(product_ids))
     await rollups.add_searches(tx, await _searches(tx, tally))
-    trends = {product_ids[slug]: s for slug, s in tally.trends.items() if slug in product_ids}
+    trends = {product_ids[slug]: s for slug, s in tally.trends().items() if slug in product_ids}
     await _add_bought(tx, tally, trends)
     viewed = [
         (day, visitor, product_ids[slug])
@@ -232,7 +238,7 @@ def _with_visitors(
 ) -> dict[WindowKey, tuple[int, bytes]]:
     """By window, where there are visitors that it has not seen: how many it has now."""
     changed = {}
-    for key, visitors in tally.visitors.items():
+    for key, visitors in tally.visitors().items():
         sketch = hyperloglog.added(sketches[key], visitors)
         if sketch != sketches[key]:
             changed[key] = (hyperloglog.estimate(sketch), sketch)

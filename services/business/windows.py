@@ -9,16 +9,18 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 from services.business.trending import log_score, log_sum
 from services.data.ledger import REFUNDS, SALES
 from services.data.rollups import Added, Revenue, RevenueKey, Totals, WindowKey
-from services.events import AddToCart, Booked, ClientEvent, Event, Search, View
+from services.events import TYPE_OF, AddToCart, Booked, ClientEvent, Event, Search, View
 
 WIDTHS_S: Final = (1, 60, 3600)
 DAY_MS: Final = 86_400_000
+MOMENTS_KEPT: Final = 4096
 # A browser sends what it has gathered when its page is left, or when it is back on the net.
 LATENESS_MS: Final = 600_000
 # Of a client's clock that is ahead of ours, with the way to us.
@@ -40,11 +42,22 @@ def place_of(at_ms: int, arrived_ms: int) -> Place:
 def start_of(at_ms: int, width_s: int) -> datetime:
     """Where the window of that width begins which a moment is in: windows do not overlap."""
     at_s = at_ms // 1000
-    return datetime.fromtimestamp(at_s - at_s % width_s, UTC)
+    return _moment(at_s - at_s % width_s)
+
+
+@lru_cache(MOMENTS_KEPT)
+def _moment(at_s: int) -> datetime:
+    """Made once: the events of a round are of a few seconds."""
+    return datetime.fromtimestamp(at_s, UTC)
 
 
 def day_of(at_ms: int) -> date:
-    return datetime.fromtimestamp(at_ms // 1000, UTC).date()
+    return _day(at_ms // DAY_MS)
+
+
+@lru_cache(MOMENTS_KEPT)
+def _day(number: int) -> date:
+    return _moment(number * DAY_MS // 1000).date()
 
 
 def seen_day(at_ms: int, arrived_ms: int) -> date:
@@ -91,13 +104,20 @@ class DayCounts:
 
 @dataclass
 class Tally:
-    """What the events of a round add to each window, before anybody is asked what is there."""
+    """What the events of a round add to each window, before anybody is asked what is there.
 
-    events: dict[WindowKey, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0] * 3))
-    visitors: dict[WindowKey, set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    Counted by the second, and added up to wider windows in the end: an event costs as little as
+    can be.
+    """
+
+    # By second since 1970 and type: on time, late and ahead; and who they came from.
+    seconds: dict[tuple[int, str], list[int]] = field(
+        default_factory=lambda: defaultdict(lambda: [0] * 3)
+    )
+    seen_by: dict[tuple[int, str], set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    interest: dict[tuple[int, str], float] = field(default_factory=lambda: defaultdict(float))
     views: dict[tuple[datetime, str], int] = field(default_factory=lambda: defaultdict(int))
     carts: dict[tuple[datetime, str], int] = field(default_factory=lambda: defaultdict(int))
-    trends: dict[str, float] = field(default_factory=dict)
     searches: dict[tuple[datetime, str], list[int]] = field(
         default_factory=lambda: defaultdict(lambda: [0, 0])
     )
@@ -119,7 +139,7 @@ class Tally:
             return
         at_ms = ms_of(event.at)
         place = place_of(at_ms, arrived_ms)
-        kind: str = event.__struct_config__.tag  # type: ignore[assignment]  # each has one
+        kind = TYPE_OF[type(event)]
         if place == "on time":
             day.counted += 1
             self._count(event, kind, at_ms, visitor)
@@ -127,33 +147,26 @@ class Tally:
         late = place == "late"
         day.late += late
         day.future += not late
-        for width_s in WIDTHS_S:
-            self.events[WindowKey(width_s, start_of(arrived_ms, width_s), kind)][2 - late] += 1
+        self.seconds[arrived_ms // 1000, kind][2 - late] += 1
 
     def _count(self, event: ClientEvent, kind: str, at_ms: int, visitor: bytes) -> None:
-        for width_s in WIDTHS_S:
-            key = WindowKey(width_s, start_of(at_ms, width_s), kind)
-            self.events[key][0] += 1
-            if visitor:
-                self.visitors[key].add(visitor)
+        second = at_ms // 1000
+        self.seconds[second, kind][0] += 1
+        if visitor:
+            self.seen_by[second, kind].add(visitor)
         hour = start_of(at_ms, 3600)
         if isinstance(event, View) and event.product is not None:
             self.views[hour, event.product] += 1
-            self._trend(event.product, at_ms, VIEW_WEIGHT)
+            self.interest[second, event.product] += VIEW_WEIGHT
             if visitor:
                 self.viewed.add((day_of(at_ms), visitor, event.product))
         elif isinstance(event, AddToCart):
             self.carts[hour, event.product] += 1
-            self._trend(event.product, at_ms, CART_WEIGHT)
+            self.interest[second, event.product] += CART_WEIGHT
         elif isinstance(event, Search):
             counts = self.searches[hour, plain_query(event.query)]
             counts[0] += 1
             counts[1] += event.results == 0
-
-    def _trend(self, slug: str, at_ms: int, weight: float) -> None:
-        new = log_score(at_ms, weight)
-        before = self.trends.get(slug)
-        self.trends[slug] = new if before is None else log_sum(before, new)
 
     def _book(self, event: Booked) -> None:
         """Sales and refunds; what is owed to others is no revenue, wherever it goes."""
@@ -170,7 +183,29 @@ class Tally:
             self.revenue[key][at + 1] += event.amount_minor
 
     def added(self) -> dict[WindowKey, Added]:
-        return {key: Added(*counts) for key, counts in self.events.items()}
+        """What is added to the windows of every width."""
+        sums: dict[WindowKey, list[int]] = defaultdict(lambda: [0] * 3)
+        for (second, kind), counts in self.seconds.items():
+            for key in _windows(second, kind):
+                for at, count in enumerate(counts):
+                    sums[key][at] += count
+        return {key: Added(*counts) for key, counts in sums.items()}
+
+    def visitors(self) -> dict[WindowKey, set[bytes]]:
+        """Who was there, by window."""
+        found: dict[WindowKey, set[bytes]] = defaultdict(set)
+        for (second, kind), visitors in self.seen_by.items():
+            for key in _windows(second, kind):
+                found[key] |= visitors
+        return found
+
+    def trends(self) -> dict[str, float]:
+        """By slug the logarithm of what is added to its score."""
+        found: dict[str, float] = {}
+        for (second, slug), weight in self.interest.items():
+            new = log_score(second * 1000, weight)
+            found[slug] = log_sum(found[slug], new) if slug in found else new
+        return found
 
     def booked(self) -> dict[RevenueKey, Revenue]:
         return {key: Revenue(*sums) for key, sums in self.revenue.items()}
@@ -192,6 +227,10 @@ class Tally:
             for hour, slug in keys
             if slug in product_ids
         }
+
+
+def _windows(second: int, kind: str) -> list[WindowKey]:
+    return [WindowKey(width_s, start_of(second * 1000, width_s), kind) for width_s in WIDTHS_S]
 
 
 def unknown_among(arrived: Iterable[Arrived], product_ids: dict[str, UUID]) -> dict[date, int]:

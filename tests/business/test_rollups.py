@@ -18,7 +18,7 @@ from services.business import outbox as relay
 from services.business import rollups
 from services.business.payments import pay
 from services.business.rollups import Worker, catch_up, count_entries
-from services.business.shop import Shop
+from services.business.shop import Shop, open_shop
 from services.data import log_reader
 from services.data.log_proofs import prove_log
 from services.data.log_reader import GROUP, LogAway, ValkeyLogReader
@@ -289,6 +289,22 @@ async def test_an_entry_that_may_come_again_stays_known(
     await rollups.Chores(counting).do(worker, ValkeyLogReader(log))
     assert await counted.value("select count(*) from rolled_up_entries") == 0
     assert (await totals(counted))["counted"] == 1
+
+
+async def test_what_takes_too_long_at_once_is_counted_in_parts(
+    counting: Shop, counted: Books, log: Redis
+) -> None:
+    """A lock that is held for as long as a statement may take, and for a little more."""
+    await send(log, *[entry(view()) for _ in range(4)])
+    hurried = counting.settings.model_copy(update={"statement_timeout_ms": 300})
+    async with open_shop(hurried) as other:
+        async with counting.database.primary.transaction() as tx:
+            await tx.execute("lock table event_totals in share mode")
+            counting_all = asyncio.create_task(count_all(worker_of(other, log)))
+            await asyncio.sleep(0.4)
+        await counting_all
+    assert (await totals(counted))["counted"] == 4
+    assert await holds(counting, counted, log)
 
 
 async def test_queries_that_anybody_can_make_up_are_bounded(

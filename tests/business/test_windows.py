@@ -101,14 +101,24 @@ def test_the_order_does_not_matter_and_nothing_is_lost(
 ) -> None:
     tally = tallied(events)
     mixed = tallied(dice.sample(events, len(events)))
-    for name in ("events", "visitors", "views", "carts", "searches", "viewed", "days"):
+    for name in ("views", "carts", "searches", "viewed", "days"):
         assert getattr(tally, name) == getattr(mixed, name)
-    for slug, trend in tally.trends.items():
-        assert math.isclose(trend, mixed.trends[slug], rel_tol=1e-12)
+    assert (tally.added(), tally.visitors()) == (mixed.added(), mixed.visitors())
+    for slug, trend in tally.trends().items():
+        assert math.isclose(trend, mixed.trends()[slug], rel_tol=1e-12)
+    added = tally.added()
     for width_s in WIDTHS_S:
-        added = [counts for key, counts in tally.events.items() if key.width_s == width_s]
-        assert sum(map(sum, added)) == len(events)
-    assert {key.type for key in tally.events} <= set(TYPES)
+        assert sum(sum(add) for key, add in added.items() if key.width_s == width_s) == len(events)
+    for key, visitors in tally.visitors().items():
+        inner = [
+            found
+            for narrow, found in tally.visitors().items()
+            if narrow.width_s == 1
+            and narrow.type == key.type
+            and start_of(int(narrow.starts_at.timestamp() * 1000), key.width_s) == key.starts_at
+        ]
+        assert set().union(*inner) == visitors
+    assert {key.type for key in added} <= set(TYPES)
     assert sum(day.totals().taken for day in tally.days.values()) == len(events)
 
 
