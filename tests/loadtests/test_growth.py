@@ -20,6 +20,8 @@ def test_a_curve_is_flat_by_the_ratios_of_each_round() -> None:
     flat = {1000: [10.0, 20.0, 10.0], 10_000: [11.0, 22.0, 11.0]}
     steep = {1000: [10.0, 20.0, 10.0], 10_000: [11.0, 22.0, 11.0], 100_000: [12.5, 25.0, 12.0]}
     assert relative(flat) == {1000: 1.0, 10_000: 1.1}
+    # One round was slow on one side only: medians of the costs would say 0.55.
+    assert relative({10: [10.0, 20.0, 20.0], 100: [11.0, 11.0, 22.0]})[100] == 1.1
     found = verdicts({"held page": flat, "cold, by key": steep, MIX: steep})
     assert [check.held for check in found] == [True, False]
     assert "25% apart" in found[1].detail
