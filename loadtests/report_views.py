@@ -30,6 +30,8 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
     "bench-data": ("The data tier", "Against pgbench, asyncpg's pool and redis-py."),
     "bench-payments": ("Payments and claims", "Through all three tiers, against pgbench."),
     "bench-live": ("Live streams", "Ten thousand open streams: memory, delay, and what they cost."),
+    "bench-events": ("Behaviour events", "Counted, acknowledged on disk, and none of them lost."),
+    "bench-login": ("Logins", "On short connections, and what a flood of them does to the rest."),
     "growth": ("Growth", "What a request costs as the catalog and the connections grow."),
     "pool-sweep": ("Pool sizes", "Throughput and waiting against the size of access' pools."),
     "peak": ("A peak that proves itself", "The promotion in small, with faults on a timetable."),
