@@ -144,6 +144,44 @@ def test_anothers_idempotency_key_reveals_nothing(
     assert again.headers["idempotent-replayed"] == "true"
 
 
+def test_keys_of_one_customer_say_nothing_to_another_on_any_route_that_takes_them(
+    stack: RunningStack, goods: Goods, alice: Guest, bob: Guest
+) -> None:
+    """S21: what is answered to a key is what its own customer got, whoever else has used it."""
+    lines = {"lines": [{"variant_id": goods.variant_id, "quantity": 1}]}
+    operator = f"Bearer {stack.secret('operator_token')}"
+    with client_of(stack) as client:
+
+        def ask(path: str, authorization: str, key: str, body: object) -> httpx.Response:
+            headers = {"authorization": authorization, "idempotency-key": key}
+            return client.post(path, headers=headers, json=body)
+
+        for path, body in (
+            ("/orders", lines),
+            ("/orders/{order_id}/payments", {"payment_method": "tok_approve"}),
+        ):
+            for key in (new_key(), "1", "!" * 255):  # also where it can be guessed
+                fresh = {one: ordered(stack, goods, one, new_key()).json() for one in (alice, bob)}
+                orders = {one: fresh[one]["order_id"] for one in fresh}
+                hers = ask(path.format(order_id=orders[alice]), alice.authorization, key, body)
+                his = ask(path.format(order_id=orders[bob]), bob.authorization, key, body)
+                assert "idempotent-replayed" not in his.headers, (path, key, his.text)
+                if hers.status_code == 201 and his.status_code == 201:
+                    assert not _ids(hers.json()) & _ids(his.json()), (path, key)
+                # The same by another body, and by another's thing: nothing of hers is in it.
+                for answer in (
+                    ask(path.format(order_id=orders[alice]), bob.authorization, key, body),
+                    ask(path.format(order_id=orders[alice]), operator, key, body),
+                ):
+                    assert not _ids(hers.json()) & _ids(answer.json()), (path, key, answer.text)
+
+
+def _ids(document: dict[str, object]) -> set[str]:
+    """What names something of a customer's own in an answer."""
+    own = ("order_id", "payment_id", "customer_id", "cart_id")
+    return {str(value) for name, value in document.items() if name in own and value}
+
+
 def test_nobody_learns_by_a_key_whether_it_was_used(
     stack: RunningStack, goods: Goods, alice: Guest
 ) -> None:
