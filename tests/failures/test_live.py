@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -30,6 +31,7 @@ from tests.shopping import Books, Customer
 STREAMS = 200
 TOLD_AGAIN_S = 30.0  # the supervisor starts the worker anew, and the lease of the dead one ends
 CUT_AT_BYTES = 65_536
+STOP_WITHIN_S = 3.5  # as without streams, and the parent's own time
 STATE = b'{"filler":"%b","n":%d}'
 
 
@@ -113,6 +115,29 @@ async def test_a_rolling_restart_ends_streams_spread_out_and_their_clients_miss_
         assert retries[0] < 3000
         assert retries[-1] > 9000
         assert 5000 < retries[STREAMS // 2] < 7000
+
+
+@pytest.mark.faults
+async def test_a_stop_with_streams_open_takes_no_longer_and_ends_each_of_them(
+    tmp_path: Path,
+) -> None:
+    async with (
+        own_valkey() as valkey,
+        Upstream() as upstream,
+        access(upstream, tmp_path, TERCET_VALKEY_URL=valkey.url) as (process, port),
+    ):
+        listeners = [await listen(port, "products=a") for _ in range(STREAMS)]
+        for each in listeners:
+            await each.begun()
+        stopped_at = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            assert await process.wait() == 0
+        took_s = time.monotonic() - stopped_at
+        for each in listeners:
+            await each.gone()
+        record(53, "a stop with streams open", took_s < STOP_WITHIN_S, took_s=round(took_s, 2))
+        assert took_s < STOP_WITHIN_S
 
 
 async def slow_readers(count: int, port: int, streams: ExitStack) -> list[socket.socket]:
