@@ -23,7 +23,7 @@ WAKE_CHANNEL: Final = "tercet:live-wake"
 WATCHED_S: Final = 12.0
 REFRESH_S: Final = 4.0  # so that two may fail
 ASKED_S: Final = 60  # for a worker that is being replaced; then nobody waits any more
-TOPICS_AT_ONCE: Final = 1000  # 40 KB, some 2 ms of Valkey
+TOPICS_AT_ONCE: Final = 1000  # of one command: 40 KB, during which nobody else is served
 RETRY_S: Final = 0.2
 
 

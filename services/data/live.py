@@ -26,7 +26,7 @@ LEASE_KEY: Final = "tercet:live:lease"
 LEASE_MS: Final = 2000
 ORDERS_SHOWN: Final = 10  # of a customer: his last ones
 VARIANTS_SHOWN: Final = 200  # of a product; a state of more would be more than 32 KB
-KEYS_AT_ONCE: Final = 1000  # of one statement: some 20 ms
+KEYS_AT_ONCE: Final = 1000  # of one statement: the lease is renewed between two
 TIMEOUT_S: Final = 1.0  # nobody waits for it, and what was written twice is only told twice
 STATES_AT_ONCE: Final = 200  # of one script: 60 KB, during which Valkey does nothing else
 
