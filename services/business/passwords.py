@@ -1,4 +1,4 @@
-"""Passwords: which are allowed, and their hashes, made in few threads of low priority.
+"""Passwords: which are allowed, and their hashes, made in few threads of their own.
 
 Argon2id with the parameters that OWASP's Password Storage Cheat Sheet names first for machines of
 little memory. A hash takes a core for tens of milliseconds: what does not fit is refused at once,
@@ -8,13 +8,12 @@ so that a crowd of logins takes neither the loop nor the cores from those who pa
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -34,7 +33,6 @@ LANES: Final = 1
 # Each waits as long as those before it take: 16 of 50 ms are 0.8 s, and who logs in waits no
 # longer gladly.
 WAITING_MAX: Final = 16  # for each thread
-NICE: Final = 10  # behind every thread that serves; Linux has priorities for threads
 COMMON: Final = Path(__file__).with_name("common_passwords.txt")
 
 HASHER: Final = PasswordHasher(
@@ -82,9 +80,9 @@ class Passwords:
         self.refused_total = 0
         self.hashes_total = 0
         self.in_hand = 0
-        self._pool = ThreadPoolExecutor(
-            self.threads, thread_name_prefix="password", initializer=_step_back
-        )
+        # Of the same priority as the loop: a thread that waits for a core while it has the
+        # interpreter's lock, in the moment before and after a hash, holds up the loop as long.
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="password")
         self._nobodys = ""  # made with the first one that is needed
         self._making_nobodys = threading.Lock()
 
@@ -136,9 +134,3 @@ class Passwords:
         found = await asyncio.wrap_future(self._pool.submit(work))
         self.hashes_total += 1
         return found
-
-
-def _step_back() -> None:
-    """Give this thread, and no other of the process, a lower priority."""
-    with suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

@@ -1,10 +1,9 @@
-"""Hashes: in few threads of low priority, never on the loop, refused where there are too many."""
+"""Hashes: in few threads of their own, never on the loop, refused where there are too many."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from services.business.passwords import NICE, WAITING_MAX, Passwords
+from services.business.passwords import WAITING_MAX, Passwords
 from services.problems import Overloaded
 
 
@@ -70,14 +69,3 @@ async def test_no_hash_is_nobodys(passwords: Passwords) -> None:
         stored = await passwords.hash("a password")
         assert await passwords.matches(stored, "a password")
         assert not passwords.is_old(stored)
-
-
-@pytest.mark.skipif(not hasattr(os, "getpriority"), reason="no priorities here")
-async def test_threads_stand_back_and_the_process_does_not(passwords: Passwords) -> None:
-    loop, before = asyncio.get_running_loop(), os.getpriority(os.PRIO_PROCESS, 0)
-
-    def priority() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    assert await loop.run_in_executor(passwords._pool, priority) == NICE
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
