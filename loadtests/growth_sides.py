@@ -35,7 +35,11 @@ POPULAR: Final = 100  # pages that are held and asked for again and again
 STORED: Final = 500  # pages that Valkey has: more than are ever under way together
 # There is no standby here, and what protects a primary that has lost its standbys would refuse most
 # of the reads; on a busy machine a wait is no refusal either.
-PATIENT: Final = {"TERCET_PRIMARY_READ_LIMIT": "64", "TERCET_POOL_WAIT_MS": "5000"}
+PATIENT: Final = {
+    "TERCET_PRIMARY_READ_LIMIT": "64",
+    "TERCET_POOL_WAIT_MS": "5000",
+    "TERCET_CACHE_TIMEOUT_MS": "2000",
+}
 NO_MEMORY: Final = {"TERCET_CACHE_MEMORY_BYTES": "0"}
 SECRETS: Final = ("internal_secret", "cookie_secret", "provider_secret", "webhook_secret")
 VALKEY_DATABASES: Final = 16  # the default of its configuration
