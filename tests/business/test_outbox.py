@@ -13,10 +13,13 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from services.business import outbox as relay
+from services.business.payments import pay
 from services.business.shop import Shop
 from services.data import outbox
 from services.data.publisher import EVENTS_STREAM, NotPublished, ValkeyPublisher
 from services.data.tags import POSITION_KEY, WAKE_CHANNEL, TagPublisher
+from services.event_log import APPENDED, LOG
+from services.events import Booked, read_events
 from services.tags import CHANNEL, HEARTBEAT_S, TagMessage
 from services.tasks import end_tasks
 from tests.faults.waiting import until
@@ -150,6 +153,48 @@ async def test_what_could_not_be_published_is_published_as_soon_as_it_can_be(
     await nobody.aclose()
     assert await lab_books.value(WAITING) == 1
     assert await relay.run_once(lab_shop, ValkeyPublisher(valkey, heard.name)) == 1
+
+
+async def test_events_that_can_not_be_published_hold_no_tag_up_nor_tags_events(
+    heard: Heard, lab_shop: Shop, lab_books: Books, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, and though they came first: they go to another Valkey."""
+    monkeypatch.setattr(relay, "ROWS", 5)
+    tag = uuid4().hex
+    await leave(lab_books, *["something"] * 12, kind="event")
+    await leave(lab_books, tag)
+    nobody = Redis.from_url("redis://127.0.0.1:1")
+    without_log = ValkeyPublisher(valkey, heard.name, nobody)
+    with pytest.raises(relay.EventsNotPublished):
+        await relay.run_once(lab_shop, without_log)
+    assert await relay.run_once(lab_shop, without_log, with_events=False) == 0
+    await until(lambda: heard.tags() == [tag], within_s=HEARD_WITHIN_S, what="the tag is told once")
+    assert await lab_books.value(WAITING) == 12
+    await leave(lab_books, tag)
+    with pytest.raises(NotPublished):
+        await relay.run_once(lab_shop, ValkeyPublisher(nobody, heard.name, valkey))
+    await nobody.aclose()
+    waiting = await lab_books.rows("select kind from outbox where published_at is null")
+    assert sorted(row["kind"] for row in waiting) == ["event"] * 7 + ["tag"]
+
+
+async def test_transfers_go_into_the_log_to_be_counted(
+    heard: Heard, lab_shop: Shop, lab_books: Books, valkey: Redis
+) -> None:
+    goods = await lab_books.goods()
+    await lab_books.rows("delete from outbox")
+    key = await place(lab_shop, {goods.variant: 2})
+    paid = await pay(lab_shop, key, "tok_approve", "a-key", b"body")
+    newest: Any = await valkey.xrevrange(LOG, count=1)
+    since = b"(" + newest[0][0] if newest else b"-"
+    await relay.run_once(lab_shop, ValkeyPublisher(valkey, heard.name, valkey))
+    entries: Any = await valkey.xrange(LOG, min=since)
+    told = [one for _, fields in entries for one in read_events(fields[b"e"])]
+    (booked,) = [one for one in told if isinstance(one, Booked)]
+    assert (booked.cause, booked.cause_id) == ("payment_captured", paid.payment.payment_id)
+    assert (booked.debit_account, booked.credit_account) == ("provider_clearing", "sales")
+    assert (booked.amount_minor, booked.currency) == (2000, "USD")
+    await valkey.delete(LOG, APPENDED)
 
 
 async def test_two_relays_share_the_work_and_publish_each_row_once(

@@ -36,6 +36,7 @@ async def bench(results: Path, *options: str) -> dict[str, dict[str, Any]]:
     return {row["work"]: row for row in document["rows"]}
 
 
+@pytest.mark.faults
 async def test_taking_is_compared_with_the_usual_way(tmp_path: Path) -> None:
     rows = await bench(tmp_path, *TINY, "--only", "take")
     work = "events taken in batches of 50, log on the same core"
