@@ -95,7 +95,7 @@ def _http_urls(value: str) -> str:
 def _smtp_url(value: SecretStr) -> SecretStr:
     parts = urlsplit(value.get_secret_value())
     if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
-        raise ValueError("must look like smtp://user:password@host:587")
+        raise ValueError("must look like smtp://host:587")
     return value
 
 
@@ -273,8 +273,8 @@ class MailSettings(ProcessSettings):
 
     smtp_url: SmtpUrl = Field(
         SecretStr("smtp://127.0.0.1:1025"),
-        description="where mails go: smtp://user:password@host:587, or smtps:// for TLS from the"
-        " first byte; with smtp:// TLS is begun where the server offers it",
+        description="where mails go: smtp://host:587, with user and password before the host where"
+        " it wants them; smtps:// for TLS at once, else TLS is begun where the server offers it",
     )
     mail_from: MailFrom = Field(
         "Tercet <shop@localhost>", description="who mails come from, as a mail says it"

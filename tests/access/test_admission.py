@@ -333,6 +333,7 @@ def test_events_do_not_wait_and_go_first_when_pages_are_refused() -> None:
     assert events.gate.limit == 0
 
 
+@pytest.mark.faults
 def test_while_business_drops_everything_little_is_passed_on_and_it_comes_back() -> None:
     async def trial() -> tuple[int, int, int]:
         load = Load(gate_of(size=16), latency_s=0.01)

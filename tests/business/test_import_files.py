@@ -101,6 +101,7 @@ def test_a_key_with_too_many_rows_is_cut_off_and_refused(tmp_path: Path) -> None
     assert f"has more than {ROWS_MAX} rows" in bad[0].reason
 
 
+@pytest.mark.faults
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     def peak_bytes(products: int) -> int:
         path = tmp_path / f"{products}.csv"

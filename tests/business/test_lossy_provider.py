@@ -292,6 +292,7 @@ def good(found: Away) -> bool:
     )
 
 
+@pytest.mark.faults
 async def test_a_provider_that_refuses_connections_is_left_alone_and_used_again(
     stack: RunningStack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -337,6 +338,7 @@ async def test_a_provider_that_is_late_gets_no_failure_and_its_word_is_taken(
     assert await own.differences() == []
 
 
+@pytest.mark.faults
 async def test_what_the_provider_never_resolves_stays_open_and_one_alarm_is_raised(
     own: OwnBooks,
 ) -> None:

@@ -534,6 +534,7 @@ async def test_what_was_answered_survives_kill_minus_nine(tmp_path: Path) -> Non
             assert (await client.post("/charges", json=token)).status_code == 201
 
 
+@pytest.mark.faults
 async def test_a_stop_is_clean_and_quick_while_a_call_hangs(tmp_path: Path) -> None:
     async with running(tmp_path / "ledger.sqlite3") as provider, provider.client() as client:
         hanging = asyncio.create_task(client.post("/charges", json=order("stop-1", "tok_hang")))

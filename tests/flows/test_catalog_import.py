@@ -340,6 +340,7 @@ async def test_a_first_load_tells_lists_once_and_not_each_page(shop: Shop) -> No
     assert len(tags) == 1 + await shop.value("select count(*) from categories")
 
 
+@pytest.mark.faults
 async def test_the_same_seed_gives_the_same_database(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +368,7 @@ async def loads_alike(shop: Shop, *, first: int, all_of_them: int) -> None:
     assert await shop.value(CONTENT) == content
 
 
+@pytest.mark.faults
 async def test_a_load_that_is_killed_leaves_no_trace(shop: Shop) -> None:
     shape = await shop.column(SHAPE)
     products, told_after = 2 * BULK_PRODUCTS, CHUNK_PRODUCTS
@@ -452,6 +454,7 @@ def test_what_can_not_be_imported_is_said_in_one_line(
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.faults
 def test_a_pipe_gets_plain_lines_and_a_terminal_a_bar(servers: RunningStack) -> None:
     arguments = ("catalog", "generate", "--products", "1100", "--seed", "7")
     done = tercet(servers, *arguments)

@@ -104,6 +104,7 @@ async def test_killed_servers_come_back_with_their_data(servers: RunningStack) -
     await connection.close()
 
 
+@pytest.mark.faults
 async def test_a_folder_may_have_quotes_and_backslashes_in_its_name(
     tmp_path: Path, server_folder: Callable[[Path], Path]
 ) -> None:
@@ -113,6 +114,7 @@ async def test_a_folder_may_have_quotes_and_backslashes_in_its_name(
         assert "streaming" in stack.part("standby")["detail"]
 
 
+@pytest.mark.faults
 async def test_a_standby_that_can_not_follow_is_made_anew(
     tmp_path: Path, server_folder: Callable[[Path], Path]
 ) -> None:
@@ -125,6 +127,7 @@ async def test_a_standby_that_can_not_follow_is_made_anew(
         assert "a fresh copy of the primary is being made: the one there can not follow" in log
 
 
+@pytest.mark.faults
 async def test_a_standby_with_damaged_files_is_made_anew(
     tmp_path: Path, server_folder: Callable[[Path], Path]
 ) -> None:
@@ -134,6 +137,7 @@ async def test_a_standby_with_damaged_files_is_made_anew(
         assert "streaming" in stack.part("standby")["detail"]
 
 
+@pytest.mark.faults
 async def test_a_standby_whose_slot_is_gone_gets_one_again(
     tmp_path: Path, server_folder: Callable[[Path], Path]
 ) -> None:

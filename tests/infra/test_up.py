@@ -93,6 +93,7 @@ def test_ctrl_c_while_it_starts_stops_all_without_a_traceback(data_dir: Path) ->
     assert processes_of(data_dir) == []
 
 
+@pytest.mark.faults
 def test_parts_that_hang_do_not_keep_it_from_stopping(data_dir: Path) -> None:
     stack = started(data_dir)
     for name in ("primary", "standby", "valkey"):
@@ -124,6 +125,7 @@ def test_after_kill_nine_of_the_process_that_the_user_sees_nothing_is_left(data_
     seconds_until_nothing_is_left(data_dir, STOP_LIMIT_S)
 
 
+@pytest.mark.faults
 def test_after_kill_nine_of_supervisor_and_guard_at_once_nothing_is_left(data_dir: Path) -> None:
     stack = started(data_dir)
     pids = [stack.state[name]["pid"] for name in ("supervisor", "guard")]

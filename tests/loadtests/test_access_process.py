@@ -11,6 +11,7 @@ from loadtests.peers import PYTHON
 from loadtests.programs import BrokenRunError, running
 
 
+@pytest.mark.faults
 async def test_a_page_that_is_not_held_is_not_measured_as_one(tmp_path: Path) -> None:
     """The stand-in for business in place of access: it answers, but never says `hit`."""
     async with running(await PYTHON.launch(tmp_path), None, tmp_path / "log") as server:

@@ -78,6 +78,7 @@ async def test_a_stall_of_the_server_is_seen_by_all_that_were_due_in_it(
     assert 0.9 * stall_ms < recorder.max_ms() < stall_ms + 500
 
 
+@pytest.mark.faults
 async def test_a_stall_is_seen_through_a_single_connection_too(start_shop: StartShop) -> None:
     """Waiting for the only connection is part of the latency: it began when it was due."""
     async with start_shop("--work-ms", "20") as shop:
@@ -144,6 +145,7 @@ async def test_a_loop_that_is_cancelled_takes_its_requests_along(start_shop: Sta
     assert recorder.sent == 0
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 async def test_wrk_sees_a_stall_as_the_open_loop_does_and_a_closed_loop_does_not(
     start_shop: StartShop,

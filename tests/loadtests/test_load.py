@@ -102,6 +102,7 @@ async def test_a_run_prints_and_writes_what_it_measured(
     assert all(check["held"] for check in ended.result["checks"])
 
 
+@pytest.mark.faults
 async def test_an_overloaded_shop_fails_the_run(start_shop: StartShop, tmp_path: Path) -> None:
     async with start_shop("--work-ms", "50") as shop:
         options = scenario(tmp_path, connections=2, timeout_s=0.5, checkouts=1)
@@ -120,6 +121,7 @@ async def test_a_target_that_is_missed_fails_the_run(start_shop: StartShop, tmp_
     assert ended.value("product page, unsent") == 0
 
 
+@pytest.mark.faults
 async def test_the_knee_is_the_last_step_that_held(start_shop: StartShop, tmp_path: Path) -> None:
     """50 pages a second and not one more: the third step asks for 78, and the second for 62."""
     async with start_shop("--work-ms", "20") as shop:
@@ -145,6 +147,7 @@ async def test_what_is_sold_out_is_refused_and_does_not_fail_the_run(
     assert "its payment alone" not in ended.out
 
 
+@pytest.mark.faults
 async def test_a_payment_that_does_not_succeed_fails_the_run(
     start_shop: StartShop, tmp_path: Path
 ) -> None:
@@ -181,6 +184,7 @@ async def test_an_option_that_makes_no_sense_is_refused(
     assert "usage:" in ended.err
 
 
+@pytest.mark.faults
 async def test_overload_is_measured_before_a_business_of_known_capacity(tmp_path: Path) -> None:
     """300 a second and not one more: 1,425 come, and what is too much is refused by access."""
     options = ("--scenario", "overload", "--own-stack", "--seconds", "2", "--warm-up-s", "0")

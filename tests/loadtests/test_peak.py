@@ -45,6 +45,7 @@ SMALL = Scenario(
 )
 
 
+@pytest.mark.faults
 async def test_a_sale_opens_faults_are_played_and_the_books_are_proved(
     stack: RunningStack, tmp_path: Path
 ) -> None:

@@ -130,6 +130,7 @@ async def test_what_was_compiled_is_used_until_its_source_changes(
     assert (built / "times").read_text() == "built\nbuilt\n"
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("peer", SEVEN, ids=lambda peer: peer.key)
 async def test_each_of_the_seven_answers_both_and_keeps_or_closes_as_it_is_told(
     peer: peers.Peer, tmp_path: Path
