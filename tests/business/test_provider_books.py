@@ -292,8 +292,9 @@ async def test_the_command_prints_what_differs_and_says_so_by_its_exit_code(own:
     assert (rows[-1]["differences"], len(rows)) == (1, 2)
     assert (proved.code, "nobodys" in proved.out) == (1, True), proved
     own.change_theirs("delete from charges where charge_key = 'nobodys'")
-    # No worker counts here, and the test may take longer than prove waits for one.
+    # No worker runs here, and the tests may take longer than prove waits for one.
     await rollups.catch_up(own.shop, timedelta(0))
+    await own.books.rows("update outbox set published_at = now() where published_at is null")
     away = {"TERCET_PROVIDER_URL": f"http://127.0.0.1:{free_port()}"}
     good, silent = await asyncio.gather(
         command(own, "reconcile", "--report", "--grace-s", "0"), command(own, "prove", **away)
