@@ -75,8 +75,7 @@ class Business:
             fast = list(self.witness.from_memory)
             (routed,) = await self.ask(self.request(method, target, *lines, ROUTED))
             assert self.witness.from_memory == fast  # the second one did not even look
-            # On a busy machine a heartbeat may come late, and nothing is held meanwhile.
-            if answer == routed and fast == [True]:
+            if answer == routed:
                 break
         assert answer == routed, f"{request!r}"
         return fast == [True]
@@ -144,16 +143,24 @@ async def etag_of(served: Business, target: str) -> str:
     return found[1].decode()
 
 
+async def is_held(served: Business, method: str, target: str, *lines: str) -> bool:
+    """On a busy machine a heartbeat may come late, and nothing is held meanwhile: not thrice."""
+    for _ in range(TRIES):
+        if await served.fast_and_routed(method, target, *lines):
+            return True
+    return False
+
+
 async def test_a_page_is_answered_from_memory_as_it_would_be_routed(
     served: Business, page: str
 ) -> None:
     for target in (page, "/products?limit=3&sort=price", "/products", "/categories"):
         await served.ask(served.request("GET", target))
         for method in ("GET", "HEAD"):
-            assert await served.fast_and_routed(method, target)
+            assert await is_held(served, method, target)
             etag = await etag_of(served, target)
             for known in (etag, f"W/{etag}", f'"other", {etag}', "*", '"other"', etag[1:-1], ""):
-                assert await served.fast_and_routed(method, target, f"if-none-match: {known}")
+                assert await is_held(served, method, target, f"if-none-match: {known}")
 
 
 async def test_a_known_page_is_304_with_what_caches_need_and_without_its_bytes(
