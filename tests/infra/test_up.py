@@ -154,8 +154,12 @@ def test_a_taken_port_says_so_and_starts_nothing(data_dir: Path) -> None:
     assert processes_of(data_dir) == []
 
 
-# The other ways of a secret to be weak are in tests/test_settings.py.
-@pytest.mark.parametrize("weak", ["changeme" * 8])
+LONG = pytest.mark.faults  # that settings refuse these is tested in tests/test_settings.py
+
+
+@pytest.mark.parametrize(
+    "weak", [pytest.param("", marks=LONG), "changeme" * 8, pytest.param("x7Kq", marks=LONG)]
+)
 def test_an_empty_default_or_short_secret_refuses_to_start(tmp_path: Path, weak: str) -> None:
     data_dir = tmp_path / "data"
     assert tercet("secrets", str(data_dir / "secrets")).returncode == 0
