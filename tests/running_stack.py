@@ -136,5 +136,9 @@ def running_stack(data_dir: Path, *arguments: str, **popen: Any) -> Iterator[Run
             raise AssertionError(f"{error}{output.read_text()}") from None
         yield RunningStack(data_dir, process)
     finally:
+        ended_with = process.poll()
         process.terminate()
         process.wait(STOP_TIMEOUT_S)
+        # Whatever a test does to its parts, the stack itself goes on until it is told to stop.
+        if ended_with == 1:
+            raise AssertionError(f"the stack ended by itself:\n{output.read_text()}")

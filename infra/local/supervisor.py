@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import signal
@@ -29,6 +30,8 @@ PROGRESS_POLL_S: Final = 0.1
 WATCH_EVERY_S: Final = 2.0
 MISSED_CHECKS: Final = 2  # in a row, before a part counts as not answering
 LOG_LIMIT_BYTES: Final = 10 * 1024 * 1024  # a log is cut here, with one older piece kept
+
+_log: Final = logging.getLogger("tercet.supervisor")
 
 
 class StartError(Exception):
@@ -144,9 +147,13 @@ class Supervisor:
                     self._ready[part.name].set()
                     return
                 was_ready = await self._live(part)
-            except (OSError, SubprocessError, NotReadyError) as error:
+            except Exception as error:
+                # Whatever is amiss with one part, the others go on and this one is tried again.
+                if not isinstance(error, (OSError, SubprocessError, NotReadyError)):
+                    _log.exception("%s could not be run", part.name)
                 was_ready = False
                 part.last_exit = str(error) or type(error).__name__
+                await self._kill(part)
             if part.state == "done":
                 return
             self._ready[part.name].clear()
@@ -200,7 +207,7 @@ class Supervisor:
         """Ask until the part is ready (True) or gone (False)."""
         while not exited.done():
             try:
-                detail = await part.check()
+                detail = await _answer(part)
             except (OSError, NotReadyError) as error:
                 if str(error) != part.detail and isinstance(error, NotReadyError):
                     self._set(part, "starting", str(error))
@@ -231,7 +238,7 @@ class Supervisor:
                 if part.is_task or part.state not in ("running", "not answering"):
                     continue
                 try:
-                    detail = await part.check()
+                    detail = await _answer(part)
                 except (OSError, NotReadyError) as error:
                     missed[part.name] += 1
                     if missed[part.name] >= MISSED_CHECKS and part.state == "running":
@@ -278,6 +285,13 @@ class Supervisor:
         part.process, part.memory_bytes = None, 0
         self._set(part, "stopped")
 
+    async def _kill(self, part: Part) -> None:
+        """End what was started of a part that is not looked after any more."""
+        if part.process is not None:
+            self._end_family(part.process.pid)
+            await asyncio.wait([self._exits[part.name]], timeout=0.5)
+            part.process, part.memory_bytes = None, 0
+
     def _end_family(self, pid: int) -> None:
         """Kill what there is of a part: its children, and all in the session it had to itself."""
         with suppress(psutil.Error):
@@ -305,6 +319,17 @@ class Supervisor:
             if log.stat().st_size > LOG_LIMIT_BYTES:
                 log.with_suffix(".log.1").write_bytes(log.read_bytes()[-LOG_LIMIT_BYTES:])
                 os.truncate(log, 0)  # parts append, so they go on at the new end
+
+
+async def _answer(part: Part) -> str:
+    """What the part says of itself. An error that nobody foresaw is told whole, as not ready."""
+    try:
+        return await part.check()
+    except (OSError, NotReadyError):
+        raise
+    except Exception as error:
+        _log.exception("%s could not be asked", part.name)
+        raise NotReadyError(repr(error)) from error
 
 
 def _describe(code: int) -> str:

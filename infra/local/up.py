@@ -310,18 +310,20 @@ class _Session:
         self._terminal.update()
 
     def _write_state(self) -> None:
-        self._stack.folder.write_state(
-            {
-                "phase": self._phase,
-                "url": self._stack.url,
-                "mailbox_url": self._stack.mailbox_url,
-                "supervisor": {"pid": os.getpid(), "created": started_at(os.getpid())},
-                "guard": {"pid": os.getppid(), "created": started_at(os.getppid())},
-                "environment": self._stack.variables(),
-                "parts": self._parts(),
-                **self._notes,
-            }
-        )
+        state = {
+            "phase": self._phase,
+            "url": self._stack.url,
+            "mailbox_url": self._stack.mailbox_url,
+            "supervisor": {"pid": os.getpid(), "created": started_at(os.getpid())},
+            "guard": {"pid": os.getppid(), "created": started_at(os.getppid())},
+            "environment": self._stack.variables(),
+            "parts": self._parts(),
+            **self._notes,
+        }
+        try:
+            self._stack.folder.write_state(state)
+        except OSError as error:  # a full disk ends no shop: what is written next is right again
+            self._log.error("the state could not be written: %s", error)  # noqa: TRY400
 
     def _guard_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self._guard_pipe)

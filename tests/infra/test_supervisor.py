@@ -28,12 +28,15 @@ class Script(Part):
 
     lines: str = field(kw_only=True)
     folder: Path = field(kw_only=True)
+    amiss: str = field(default="", kw_only=True)
 
     @property
     def ready_file(self) -> Path:
         return self.folder / f"{self.name}.ready"
 
     async def prepare(self) -> None:
+        if self.amiss == "prepared":
+            raise ValueError("wrong when prepared")
         self.ready_file.unlink(missing_ok=True)
 
     def command(self) -> Sequence[str]:
@@ -43,6 +46,8 @@ class Script(Part):
         return {**os.environ, "READY": str(self.ready_file)}
 
     async def check(self) -> str:
+        if self.amiss == "asked":
+            raise ValueError("wrong when asked")
         if not self.ready_file.exists():
             raise NotReadyError("not yet")
         return "fine"
@@ -97,6 +102,29 @@ async def test_a_part_that_is_killed_comes_back_and_its_table_line_says_so(tmp_p
         assert part.process.pid != first
         assert part.last_exit == "killed by SIGKILL"
         assert "part restarting" in told
+
+
+async def test_an_error_that_nobody_foresaw_ends_neither_the_part_nor_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "WATCH_EVERY_S", 0.02)
+    part = Script("part", lines=SERVE, folder=tmp_path)
+    other = Script("other", lines=SERVE, folder=tmp_path)
+    async with supervised(tmp_path, part, other) as (supervisor, _):
+        await supervisor.start()
+        assert part.process is not None
+        part.amiss = "asked"
+        await until(lambda: part.state == "not answering", part)
+        assert "wrong when asked" in part.detail
+        part.amiss = "prepared"
+        os.kill(part.process.pid, signal.SIGKILL)
+        await until(lambda: part.restarts == 2, part)
+        assert part.last_exit == "wrong when prepared"
+        part.amiss = ""
+        await until(lambda: part.state == "running", part)
+        assert (other.state, other.restarts) == ("running", 0)
+    assert "part could not be asked" in caplog.text  # and where it comes from
+    assert "part could not be run" in caplog.text
 
 
 async def test_a_part_whose_need_is_down_waits_instead_of_crashing(tmp_path: Path) -> None:
