@@ -323,7 +323,7 @@ class _Session:
         try:
             self._stack.folder.write_state(state)
         except OSError as error:  # a full disk ends no shop: what is written next is right again
-            self._log.error("the state could not be written: %s", error)  # noqa: TRY400
+            self._log.error("the state could not be written: %s", error)
 
     def _guard_gone(self) -> None:
         asyncio.get_running_loop().remove_reader(self._guard_pipe)
