@@ -36,7 +36,11 @@ ESCALATE_AFTER_CHECKS: Final = 8  # about ten minutes without a verdict: somebod
 
 async def run_once(shop: Shop) -> int:
     """Look after what is due; returns how many payments or operations, whatever is more."""
-    waits = {"first_wait": FIRST_WAIT, "longest_wait": LONGEST_WAIT}
+    waits = {
+        "first_wait": FIRST_WAIT,
+        "longest_wait": LONGEST_WAIT,
+        "believed_after": ARRIVAL_GRACE,
+    }
     async with shop.database.primary.transaction() as tx:
         due = await payments.claim_due_payments(tx, ROWS, **waits)
     async with shop.database.primary.transaction() as tx:

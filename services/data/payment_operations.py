@@ -109,7 +109,9 @@ CLAIM_DUE = """
         order by next_check_at limit $1 for update skip locked
     )
     update payment_operations o set check_count = o.check_count + 1,
-        next_check_at = now() + least($2::interval * power(2, least(o.check_count, 10)), $3)
+        next_check_at = now() + least($2::interval * power(2, least(o.check_count, 10)), $3,
+            case when o.created_at + $4 > now()
+                then greatest(o.created_at + $4 - now(), $2) end)
     from due d where o.customer_id = d.customer_id and o.operation_id = d.operation_id
     returning o.customer_id, o.operation_id, o.payment_id, o.kind, o.cause, o.state,
         o.amount_minor, o.currency, o.provider_reference, o.decline_code, o.detail,
@@ -182,10 +184,18 @@ async def update_operations(
 
 
 async def claim_due_operations(
-    tx: Transaction, limit: int, *, first_wait: timedelta, longest_wait: timedelta
+    tx: Transaction,
+    limit: int,
+    *,
+    first_wait: timedelta,
+    longest_wait: timedelta,
+    believed_after: timedelta,
 ) -> list[tuple[PaymentOperation, timedelta]]:
-    """Unsettled operations whose check is due, and their ages, leased to the caller."""
-    rows = await tx.fetch(CLAIM_DUE, limit, first_wait, longest_wait)
+    """Unsettled operations whose check is due, and their ages, leased to the caller.
+
+    As with payments, there is a check at the age believed_after.
+    """
+    rows = await tx.fetch(CLAIM_DUE, limit, first_wait, longest_wait, believed_after)
     return [(PaymentOperation(*row[:-1]), row[-1]) for row in rows]
 
 

@@ -140,7 +140,9 @@ CLAIM_DUE = """
         order by next_check_at limit $1 for update skip locked
     )
     update payments p set check_count = p.check_count + 1,
-        next_check_at = now() + least($2::interval * power(2, least(p.check_count, 10)), $3)
+        next_check_at = now() + least($2::interval * power(2, least(p.check_count, 10)), $3,
+            case when p.created_at + $4 > now()
+                then greatest(p.created_at + $4 - now(), $2) end)
     from due d where p.customer_id = d.customer_id and p.payment_id = d.payment_id
     returning p.customer_id, p.payment_id, p.order_id, p.state, p.amount_minor, p.currency,
         p.payment_method, p.charge_id, p.decline_code, p.detail, p.next_action_url, p.check_count,
@@ -255,10 +257,19 @@ async def update_payments(
 
 
 async def claim_due_payments(
-    tx: Transaction, limit: int, *, first_wait: timedelta, longest_wait: timedelta
+    tx: Transaction,
+    limit: int,
+    *,
+    first_wait: timedelta,
+    longest_wait: timedelta,
+    believed_after: timedelta,
 ) -> list[Due]:
-    """Unsettled payments whose check is due, leased to the caller until their next check."""
-    rows = await tx.fetch(CLAIM_DUE, limit, first_wait, longest_wait)
+    """Unsettled payments whose check is due, leased to the caller until their next check.
+
+    The waits double. No check is left out at the age (believed_after) from which a provider is
+    believed that a charge never arrived: one just before it would double the wait for nothing.
+    """
+    rows = await tx.fetch(CLAIM_DUE, limit, first_wait, longest_wait, believed_after)
     return [Due(Payment(*row[:-1]), row[-1]) for row in rows]
 
 

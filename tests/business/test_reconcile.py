@@ -100,6 +100,10 @@ async def test_a_provider_that_knows_nothing_is_asked_less_and_less_often(
     lab_shop: Shop, lab_books: Books
 ) -> None:
     left = await payment(lab_shop, lab_books, "tok_error")
+    # Denying what it has named before is no verdict at any age.
+    await lab_books.rows("update payments set charge_id = 'ch_named' where payment_id = $1",
+        left.payment_id)  # fmt: skip
+    await is_due(lab_books, left, age_s=60)
     waits = []
     for _ in range(10):
         await is_due(lab_books, left)
@@ -108,6 +112,20 @@ async def test_a_provider_that_knows_nothing_is_asked_less_and_less_often(
     assert waits[:4] == [2, 4, 8, 16]
     assert waits[-1] == reconcile.LONGEST_WAIT.total_seconds()
     assert (await row(lab_books, left))["state"] == "UNKNOWN"
+
+
+async def test_a_check_is_due_as_soon_as_never_arrived_is_believed(
+    lab_shop: Shop, lab_books: Books
+) -> None:
+    left = await payment(lab_shop, lab_books, "tok_error")
+    await lab_books.rows("update payments set check_count = 6 where payment_id = $1",
+        left.payment_id)  # fmt: skip
+    almost_s = int(reconcile.ARRIVAL_GRACE.total_seconds()) - 5
+    await is_due(lab_books, left, age_s=almost_s)
+    await reconcile.run_once(lab_shop)
+    found = await row(lab_books, left)
+    assert found["state"] == "UNKNOWN"
+    assert 2.0 < float(str(found["next_s"])) <= 5.0  # 128 s by the number of checks
 
 
 async def test_what_the_provider_never_saw_is_given_up_after_the_grace_and_not_before(

@@ -331,8 +331,9 @@ def update_payments(db: Tables, *columns: Any) -> list[Row]:
 
 
 def _claim_due(
-    db: Tables, table: dict[UUID, Unsettled], limit: int, first: timedelta, longest: timedelta
+    db: Tables, table: dict[UUID, Unsettled], limit: int, *waits: timedelta
 ) -> list[Row]:
+    first, longest, believed_after = waits
     due = sorted(
         (next_at, one)
         for one, (row, next_at) in table.items()
@@ -342,6 +343,8 @@ def _claim_due(
     for _, one in due[:limit]:
         old = table[one].row
         wait = min(first * 2 ** min(old.check_count, 10), longest)
+        if (left := old.created_at + believed_after - db.now) > timedelta():
+            wait = min(wait, max(left, first))
         new = old._replace(check_count=old.check_count + 1)
         table[one] = Unsettled(new, db.now + wait)
         rows.append(Row.of(new, db.now - new.created_at))
@@ -349,8 +352,8 @@ def _claim_due(
 
 
 @does(payments.CLAIM_DUE)
-def claim_due(db: Tables, limit: int, first: timedelta, longest: timedelta) -> list[Row]:
-    return _claim_due(db, db.payments, limit, first, longest)
+def claim_due(db: Tables, limit: int, *waits: timedelta) -> list[Row]:
+    return _claim_due(db, db.payments, limit, *waits)
 
 
 @does(payments.ADD_SUMS)
@@ -422,8 +425,8 @@ def update_operations(db: Tables, *columns: Any) -> list[Row]:
 
 
 @does(payment_operations.CLAIM_DUE)
-def claim_due_operations(db: Tables, limit: int, first: timedelta, longest: timedelta) -> list[Row]:
-    return _claim_due(db, db.operations, limit, first, longest)
+def claim_due_operations(db: Tables, limit: int, *waits: timedelta) -> list[Row]:
+    return _claim_due(db, db.operations, limit, *waits)
 
 
 # Keys, ledger, webhooks, reviews, events
