@@ -135,24 +135,24 @@ async def _take_units(tx: Transaction, drafts: Sequence[ClaimDraft], *, patient:
     undecided = still_undecided(drafts)
     if not undecided:
         return
-    pairs = [(draft.row.flash_sale_id, draft.row.customer_id) for draft in undecided]
-    has = await flash_sales.select_claimed(tx, pairs)
+    asked = [(draft.row.flash_sale_id, draft.row.customer_id) for draft in undecided]
+    claimants, has = await flash_sales.select_claimed(tx, asked)
     variants = [[Quantity(_sale(draft).variant_id, draft.row.quantity)] for draft in undecided]
     with Locked.among(undecided, drafts):
         in_stock = await stock.lock_stock(tx, variants, patient=patient)
     claimed = {draft.row.flash_sale_id: _turn(draft).claimed for draft in undecided}
-    for draft, pair, basket in zip(undecided, pairs, variants, strict=True):
+    for draft, claimant, basket in zip(undecided, claimants, variants, strict=True):
         sale, row = _sale(draft), draft.row
         left = sale.quantity - claimed[sale.flash_sale_id]
         draft.outcome = (
             _outside(sale, _turn(draft).since)
-            or _too_many(sale, has.get(pair, 0), row)
+            or _too_many(sale, has[claimant], row)
             or _short(left, row)
             or _out_of_stock(in_stock, basket)
         )
         if draft.outcome is None:
             claimed[sale.flash_sale_id] += row.quantity
-            has[pair] = has.get(pair, 0) + row.quantity
+            has[claimant] += row.quantity
             draft.currency, draft.lines = sale.currency, [_line(sale, row.quantity)]
     taken = [
         basket for draft, basket in zip(undecided, variants, strict=True) if draft.outcome is None

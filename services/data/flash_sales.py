@@ -109,13 +109,24 @@ LOCK_SALES = """
 LOCK_FREE_SALES = LOCK_SALES.replace("for update", "for update skip locked")
 
 # Asked once the sales are locked, so that it sees every claim that was made before.
+# An account has what the guests have that it was before it logged in, and a guest that has logged
+# in since what its account has: who claims under two names has one limit.
 SELECT_CLAIMED = """
-    select c.flash_sale_id, c.customer_id, sum(c.quantity) as quantity
-    from flash_sale_claims c
-    join (select distinct * from unnest($1::uuid[], $2::uuid[]) as n (flash_sale_id, customer_id))
-        as asked using (flash_sale_id, customer_id)
-    where c.returned_at is null
-    group by c.flash_sale_id, c.customer_id
+    with asked as (
+        select n.flash_sale_id, n.customer_id,
+            coalesce(l.customer_id, n.customer_id) as account_id
+        from (
+            select distinct * from unnest($1::uuid[], $2::uuid[]) as u (flash_sale_id, customer_id)
+        ) n left join guest_links l on l.guest_id = n.customer_id
+    )
+    select a.flash_sale_id, a.customer_id, a.account_id, coalesce((
+        select sum(c.quantity) from flash_sale_claims c
+        where c.flash_sale_id = a.flash_sale_id and c.returned_at is null and c.customer_id = any(
+            array(select guest_id from guest_links where customer_id = a.account_id)
+                || a.account_id
+        )
+    ), 0) as quantity
+    from asked a
 """
 
 INSERT_CLAIMS = """
@@ -185,11 +196,18 @@ async def lock_sales(
 
 async def select_claimed(
     tx: Transaction, pairs: Sequence[tuple[UUID, UUID]]
-) -> dict[tuple[UUID, UUID], int]:
-    """Units that each customer has of each sale, by (flash_sale_id, customer_id), none left out
-    but those who have none."""
+) -> tuple[list[tuple[UUID, UUID]], dict[tuple[UUID, UUID], int]]:
+    """Who each (flash_sale_id, customer_id) counts as, and how many units that one has.
+
+    The first are (flash_sale_id, account_id) in the order of pairs; the units are by those.
+    """
     rows = await tx.fetch(SELECT_CLAIMED, *map(list, zip(*pairs, strict=True)))
-    return {(row["flash_sale_id"], row["customer_id"]): int(row["quantity"]) for row in rows}
+    counts_as = {
+        (row["flash_sale_id"], row["customer_id"]): (row["flash_sale_id"], row["account_id"])
+        for row in rows
+    }
+    units = {(row["flash_sale_id"], row["account_id"]): int(row["quantity"]) for row in rows}
+    return [counts_as[pair] for pair in pairs], units
 
 
 async def insert_claims(tx: Transaction, claims: Sequence[Claim]) -> None:

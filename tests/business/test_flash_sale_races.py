@@ -83,6 +83,24 @@ async def test_the_limit_of_a_customer_is_exact_in_a_race(crowd: Crowd) -> None:
     assert await crowd.books.broken_rules() == []
 
 
+async def test_an_account_and_the_guests_that_it_was_have_one_limit_in_a_race(
+    crowd: Crowd,
+) -> None:
+    goods = await crowd.books.goods(available=100)
+    sale_id = await crowd.books.flash_sale(goods.variant, units=100, customer_limit=3)
+    account, first, second, other = await crowd.books.guest_ids(4)
+    assert (await crowd.claim(sale_id, first)).status_code == 201
+    for guest in (first, second):
+        await crowd.books.rows("insert into guest_links (guest_id, customer_id) values ($1, $2)",
+            guest, account)  # fmt: skip
+    claimants = [account, second, first, other] * 6
+    answers = await asyncio.gather(*(crowd.claim(sale_id, who) for who in claimants))
+    raced = [outcomes(answers[place::4])["placed"] for place in range(4)]
+    assert sum(raced[:3]) == 2  # with that of before
+    assert raced[3] == 3
+    assert await crowd.books.broken_rules() == []
+
+
 async def test_without_the_lock_of_the_sale_the_limit_is_passed_and_that_is_seen(
     crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
