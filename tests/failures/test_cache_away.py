@@ -53,7 +53,7 @@ short_or_long = pytest.mark.parametrize(
 )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
+@pytest_asyncio.fixture
 async def goods(broken_stack: RunningStack) -> list[Goods]:
     dsn, standby = broken_stack.dsn("tercet_owner"), broken_stack.dsn("tercet_read", "standby")
     async with open_books(dsn, standby) as books:
