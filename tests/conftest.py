@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,13 @@ from tests.running_stack import RunningStack, running_stack
 # Of tests that do not say how many they need. HYPOTHESIS_PROFILE=default has twice as many.
 settings.register_profile("short", max_examples=50)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+def pytest_collection_finish() -> None:
+    """What 6,000 tests are described by stays until the end: a full collection need not look at
+    it each time, which takes 0.2 s of every process."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
