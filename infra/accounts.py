@@ -67,11 +67,11 @@ def create_command(
     """Make an account with a password at random, which is shown this once."""
 
     async def work(primary: Primary) -> account_keeping.MadeAccount:
-        passwords = Passwords(threads=1)
+        passwords = Passwords()
         try:
             return await account_keeping.make_account(primary, passwords, email, _role(role))
         finally:
-            passwords.close()
+            await passwords.aclose()
 
     made = _run(work, data_dir)
     typer.echo(f"{_line(made.account)}\npassword, shown this once: {made.password}")

@@ -11,7 +11,8 @@ from infra.local import secret_files
 from infra.local.folder import DataFolder
 from loadtests.own_stack import Shop
 from loadtests.shop import NoShopError
-from services.business.passwords import HASHER, in_one_form
+from services.business.hasher import HASHER
+from services.business.passwords import in_one_form
 from services.data.accounts import INSERT_ACCOUNT
 
 ACCOUNTS: Final = 200  # so many that none is tried again while it is being looked at

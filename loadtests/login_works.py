@@ -19,7 +19,7 @@ from loadtests.posts import post_bytes, write_posts
 from loadtests.programs import BrokenRunError, output_of
 from loadtests.result import Aim, Row
 from loadtests.usage import UsageMeter
-from services.business.passwords import HASHER
+from services.business.hasher import HASHER
 
 ACCOUNTS: Final = 500  # who log in again and again, each at most some times a second
 PASSWORD: Final = "correct horse battery staple"  # noqa: S105 - of nobody
@@ -125,7 +125,13 @@ async def flooded(bench: Bench) -> list[Row]:
     work = f"a flood of {FLOOD_RATE:g} logins/s"
     let_in = [one["good"] / one["seconds"] for one in floods]
     answers = [one["answers"] for one in floods]
-    return [*rows, reported(f"{work}, let in", "logins/s", let_in), *_refusals(work, answers)]
+    costs = [
+        reported(f"{work}, and others beside it, CPU of {name}", "% of a core", each)
+        for name in ("access", "business", "primary")
+        if (each := [one["cpu"][name] for one in floods if name in one["cpu"]])
+    ]
+    let_in_row = reported(f"{work}, let in", "logins/s", let_in)
+    return [*rows, let_in_row, *_refusals(work, answers), *costs]
 
 
 WORKS: Final[dict[str, Callable[[Bench], Awaitable[list[Row]]]]] = {
@@ -177,8 +183,10 @@ async def _beside_flood(
     flood = asyncio.create_task(_offer(bench, logins, FLOOD_RATE, lasts_s, close=True))
     try:
         await asyncio.sleep(FLOOD_FIRST_S)
+        usage = UsageMeter(bench.stack.folder.running_state()["parts"])
         into.append(await _offer(bench, requests, rate, bench.seconds))
-        return await flood
+        parts = {one.name: 100 * (one.cpu_s or 0.0) / into[-1]["seconds"] for one in usage.read()}
+        return {**await flood, "cpu": parts}
     finally:
         flood.cancel()
 

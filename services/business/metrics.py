@@ -211,9 +211,14 @@ BUSINESS: Final[Table] = (
         "Of those asked for, those that did not fit: their callers were told 503",
         one(lambda shop: shop.passwords.refused_total),
     ),
+    counter(
+        "password_processes_lost",
+        "Processes for hashes that were gone or stuck when they were to answer",
+        one(lambda shop: shop.passwords.hashers.lost_total),
+    ),
     gauge(
         "password_hashes_running",
-        "Those that run or wait for a thread",
+        "Those that run or wait for a process",
         one(lambda shop: shop.passwords.in_hand),
     ),
     counter(

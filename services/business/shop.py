@@ -101,7 +101,7 @@ class Shop:
         if self._handed_over:
             await asyncio.wait(self._handed_over, timeout=HANDED_OVER_S)
         await asyncio.gather(*(batcher.close() for batcher in self.batchers))
-        self.passwords.close()
+        await self.passwords.aclose()
 
     def changed(self) -> None:
         """Wake the outbox relay after a commit; if that fails, its polling finds the rows.

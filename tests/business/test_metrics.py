@@ -59,6 +59,7 @@ def move(shop: Shop) -> None:
     counts.mails_waiting = MailsWaiting(2, 1)
     shop.passwords.hashes_total += 1
     shop.passwords.refused_total += 1
+    shop.passwords.hashers.lost_total += 1
     shop.rounds_of("expiry").worked(2, 0.0)
     shop.rounds_of("expiry").errors_total += 1
     for cache in (shop.pages, shop.lists):
