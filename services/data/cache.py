@@ -4,8 +4,11 @@ A value remembers the WAL position that the node it was read from had replayed. 
 position at which the change is visible. A value behind a purge of one of its tags is never used
 and never stored, so that neither a slow reader nor a lagging standby puts an old page back.
 
-One load a key runs at a time: in a process by the task that all its readers wait for, among
-processes by a lease in Valkey. A value that is only past its time is shown while it is loaded anew.
+One load a key runs at a time: in a process all its readers wait for it, among processes there is a
+lease in Valkey. A value that is only past its time is shown while it is loaded anew.
+
+What Valkey has is taken in as its answer arrives, and goes to the readers at once. Only what has to
+wait for more than that one answer is a task.
 """
 
 from __future__ import annotations
@@ -14,14 +17,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from services.data.counts import Counts
 from services.data.db import Database, Reads
-from services.data.joined import JoinedValkey
+from services.data.joined import JoinedValkey, Values
 from services.data.lease import Lease
+from services.data.loading import Loading
 from services.data.loads import Loads
 from services.data.memory import STALE_S, Entry, Memory
+from services.data.session import current_session
 from services.data.shared import UNVERIFIED_TTL_S, Away, Shared
 from services.data.sources import Reader
 from services.deadline import Deadline, current_deadline
@@ -45,18 +51,6 @@ class Found(Protocol[T_co]):
 
     @property
     def position(self) -> int: ...
-
-
-class _Loading(Generic[T]):
-    """A load under way: what it needs rises with those who join it.
-
-    alone: Valkey did not answer, and is not asked again for this load.
-    """
-
-    def __init__(self, needed: int) -> None:
-        self.needed = needed
-        self.alone = False
-        self.task: asyncio.Task[Entry[T | None]]
 
 
 def _always(_: object) -> bool:
@@ -95,7 +89,7 @@ class Cache(Generic[T]):
         self._database = database
         self._stream = stream
         self._loads = loads
-        self._loading: dict[str, _Loading[T]] = {}
+        self._loading: dict[str, Loading[T]] = {}
         self._storing: set[asyncio.Task[Any]] = set()
         stream.on_purge(self.purge)
 
@@ -110,12 +104,15 @@ class Cache(Generic[T]):
         nor behind what the client of the request has seen.
         Raises Unavailable where the database has as many loads to do as it may.
         """
-        seen = self._database.seen_position()
-        needed = max(needed, seen)
+        if current_session.get() is not None:
+            needed = max(needed, self._database.seen_position())
+        found = self.held(key, needed)
+        if found is not None:
+            return found
         while True:
-            entry, now = self._entries.get(key), time.monotonic()
+            entry, now = self._entries.get(key), monotonic()
             if entry is None or entry.position < needed or not self._shown(entry, now):
-                entry = await asyncio.shield(self._begun(key, load, keep, needed).task)
+                entry = await self._begun(key, load, keep, needed).end()
             else:
                 self._entries.move_to_end(key)
                 self.counts.memory += 1
@@ -128,10 +125,15 @@ class Cache(Generic[T]):
 
     def held(self, key: str, needed: int = 0) -> Found[T] | None:
         """The value under key, where `get` would give it from memory and load nothing."""
-        entry, now = self._entries.get(key), time.monotonic()
+        entry = self._entries.get(key)
         if entry is None or entry.value is None or entry.position < needed:
             return None
-        if now >= entry.expires_at or not self._shown(entry, now):
+        now, stream = monotonic(), self._stream
+        if now >= entry.expires_at:
+            return None
+        # What _shown asks of what is in its time, said again: a call costs as much as all of it.
+        unsure = now >= stream.silent_at or entry.read_at <= stream.sure_since
+        if unsure and now - entry.read_at >= UNVERIFIED_TTL_S:
             return None
         self._entries.move_to_end(key)
         self.counts.memory += 1
@@ -139,8 +141,11 @@ class Cache(Generic[T]):
 
     async def settled(self) -> None:
         """Wait until nothing is being loaded or stored."""
-        while tasks := [*(loading.task for loading in self._loading.values()), *self._storing]:
-            await asyncio.wait(tasks)
+        while self._loading or self._storing:
+            ends = [loading.end() for loading in self._loading.values()]
+            await asyncio.gather(*ends, return_exceptions=True)
+            if self._storing:
+                await asyncio.wait(self._storing)
             await asyncio.sleep(0)  # in which they are put away
 
     def purge(self, tags: list[str], position: int) -> None:
@@ -157,35 +162,77 @@ class Cache(Generic[T]):
         # Else a purge may have gone unheard.
         return now - entry.read_at < UNVERIFIED_TTL_S
 
-    def _begun(
-        self, key: str, load: Load[T], keep: Callable[[T], bool], needed: int
-    ) -> _Loading[T]:
-        """The load of this key that is under way, or a new one.
-
-        It is a task of its own: a reader that gives up must not take it away from the others.
-        """
+    def _begun(self, key: str, load: Load[T], keep: Callable[[T], bool], needed: int) -> Loading[T]:
+        """The load of this key that is under way, or a new one: Valkey is asked first."""
         loading = self._loading.get(key)
         # One that has ended may be behind a purge that came in the same turn of the loop.
-        if loading is None or loading.task.done():
-            loading = self._loading[key] = _Loading(needed)
-            loading.task = asyncio.create_task(self._fill(key, load, keep, loading))
-            loading.task.add_done_callback(partial(self._ended, key, loading))
-        loading.needed = max(loading.needed, needed)
+        if loading is None or (loading.task is not None and loading.task.done()):
+            loading = self._loading[key] = Loading(needed)
+            self.shared.ask(key, partial(self._answered, key, load, keep, loading))
+        elif loading.needed < needed:
+            loading.needed = needed
         return loading
 
-    def _ended(self, key: str, loading: _Loading[T], task: asyncio.Task[Entry[T | None]]) -> None:
+    def _answered(
+        self,
+        key: str,
+        load: Load[T],
+        keep: Callable[[T], bool],
+        loading: Loading[T],
+        values: Values | None,
+    ) -> None:
+        """Valkey's answer has come: it will do as it is, or a task goes on from it.
+
+        The task is no reader's: one that gives up must not take it away from the others.
+        """
+        loading.alone = values is None
+        stored = None if values is None else values[0]
+        try:
+            entry = None if stored is None else self.shared.sure(stored)
+            taken = self._taken(key, entry, loading)
+        except Exception as error:  # a bug: whoever waits is told
+            self._put_away(key, loading)
+            self.counts.failures += 1
+            loading.tell(error)
+            return
+        if taken is not None:
+            self._put_away(key, loading)
+            loading.tell(taken)
+            return
+        loading.task = asyncio.create_task(
+            self._fill(key, load, keep, loading, stored), context=loading.context
+        )
+        loading.task.add_done_callback(partial(self._ended, key, loading))
+
+    def _ended(self, key: str, loading: Loading[T], task: asyncio.Task[Entry[T | None]]) -> None:
+        self._put_away(key, loading)
+        if task.cancelled():
+            loading.tell(None)
+        elif (error := task.exception()) is not None:
+            self.counts.failures += 1  # whoever waited has it raised, and maybe nobody waited
+            loading.tell(error)
+        else:
+            loading.tell(task.result())
+
+    def _put_away(self, key: str, loading: Loading[T]) -> None:
         if self._loading.get(key) is loading:
             del self._loading[key]
-        if not task.cancelled() and task.exception() is not None:
-            self.counts.failures += 1  # whoever waited has it raised, and maybe nobody waited
 
     async def _fill(
-        self, key: str, load: Load[T], keep: Callable[[T], bool], loading: _Loading[T]
+        self,
+        key: str,
+        load: Load[T],
+        keep: Callable[[T], bool],
+        loading: Loading[T],
+        stored: bytes | None,
     ) -> Entry[T | None]:
+        """What Valkey had, if it will do once its purges are asked for; else what is loaded."""
         # The leader's deadline is its own; those who joined it may have more time.
         current_deadline.set(Deadline.after(LOAD_TIMEOUT_S))
-        entry = await self._stored(key, loading)
-        if entry is not None:
+        if (
+            stored is not None
+            and (entry := await self._asked(key, loading, self.shared.checked(stored))) is not None
+        ):
             return entry
         lease = self.shared.lease(key)
         for another_has_loaded in (False, True):
@@ -205,18 +252,21 @@ class Cache(Generic[T]):
             # whoever has the lease next stores.
         raise AssertionError("the second time it loads")
 
-    async def _stored(self, key: str, loading: _Loading[T]) -> Entry[T | None] | None:
+    async def _stored(self, key: str, loading: Loading[T]) -> Entry[T | None] | None:
         """What Valkey has, if it will do; it is in memory then."""
-        if loading.alone:
-            return None
+        return None if loading.alone else await self._asked(key, loading, self.shared.get(key))
+
+    async def _asked(
+        self, key: str, loading: Loading[T], asking: Awaitable[Entry[T | None] | None]
+    ) -> Entry[T | None] | None:
         try:
-            entry = await self.shared.get(key)
+            entry = await asking
         except Away:
             loading.alone = True
             return None
         return self._taken(key, entry, loading)
 
-    async def _waited_for(self, key: str, loading: _Loading[T]) -> Entry[T | None] | None:
+    async def _waited_for(self, key: str, loading: Loading[T]) -> Entry[T | None] | None:
         """What the process that has the lease stores, if it will do; it is in memory then."""
         self.counts.lease_waits += 1
         try:
@@ -228,7 +278,7 @@ class Cache(Generic[T]):
         return self._taken(key, entry, loading)
 
     def _taken(
-        self, key: str, entry: Entry[T | None] | None, loading: _Loading[T]
+        self, key: str, entry: Entry[T | None] | None, loading: Loading[T]
     ) -> Entry[T | None] | None:
         if entry is None or entry.position < loading.needed:
             return None
@@ -236,7 +286,7 @@ class Cache(Generic[T]):
         self._remember(key, entry)
         return entry
 
-    async def _loaded(self, load: Load[T], loading: _Loading[T], lease: Lease) -> Entry[T | None]:
+    async def _loaded(self, load: Load[T], loading: Loading[T], lease: Lease) -> Entry[T | None]:
         """Load until nothing is known that makes it old."""
         try:
             entry = await self._load(load, loading.needed)

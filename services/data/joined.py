@@ -14,15 +14,18 @@ from services.upstream import Ok, Upstream
 
 T = TypeVar("T")
 Values = list[bytes | None]
+Answered = Callable[[Values | None], None]
 
 # Some 2 MB of pages: what Valkey answers within a millisecond, and nobody else waits for long.
 KEYS_AT_ONCE: Final = 512
 
 
 class _Batch:
+    """The keys that are asked for and their places; who asked, and which of them he gets."""
+
     def __init__(self) -> None:
         self.places: dict[str, int] = {}
-        self.waiters: list[asyncio.Future[Values | None]] = []
+        self.asked: list[tuple[list[int], Answered]] = []
 
 
 class JoinedValkey:
@@ -42,19 +45,24 @@ class JoinedValkey:
 
     async def get(self, keys: Sequence[str]) -> Values | None:
         """The values in the order of their keys, None for one that is not there."""
-        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Values | None] = asyncio.get_running_loop().create_future()
+        self.ask(keys, partial(_tell, waiter))
+        return await waiter
+
+    def ask(self, keys: Sequence[str], answered: Answered) -> None:
+        """The same for who has something to do with the answer at once, in the loop's same turn.
+
+        answered must not raise. It is called in no context in particular.
+        """
         batch = self._batch
         if batch is None:
             batch = self._batch = _Batch()
-            loop.call_soon(self._send, batch)
-        places = [batch.places.setdefault(key, len(batch.places)) for key in keys]
-        waiter: asyncio.Future[Values | None] = loop.create_future()
-        batch.waiters.append(waiter)
+            asyncio.get_running_loop().call_soon(self._send, batch)
+        places = batch.places
+        batch.asked.append(([places.setdefault(key, len(places)) for key in keys], answered))
         self.reads += 1
-        if len(batch.places) >= KEYS_AT_ONCE:
+        if len(places) >= KEYS_AT_ONCE:
             self._batch = None  # the next one begins another
-        values = await waiter
-        return None if values is None else [values[place] for place in places]
 
     async def call(self, work: Callable[[Redis], Awaitable[T]]) -> T | None:
         """What `work` returns; None where Valkey is away or says no, as a full one does."""
@@ -79,13 +87,17 @@ class JoinedValkey:
         try:
             values = await self.call(partial(_mget, keys))
         finally:
-            for waiter in batch.waiters:
-                if not waiter.done():
-                    waiter.set_result(values)
+            for places, answered in batch.asked:
+                answered(None if values is None else [values[place] for place in places])
 
     def _deadline(self) -> Deadline:
         # Not that of the request that came first: the others may have more time.
         return Deadline.after(self._upstream.timeout_s)
+
+
+def _tell(waiter: asyncio.Future[Values | None], values: Values | None) -> None:
+    if not waiter.done():
+        waiter.set_result(values)
 
 
 async def _mget(keys: list[str], valkey: Redis) -> Values:

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from services.data.joined import JoinedValkey
+from services.data.joined import Answered, JoinedValkey
 from services.data.lease import LEASE_S, Lease
 from services.data.memory import JITTER, Entry, Memory
 from services.data.tags import POSITION_KEY
@@ -52,7 +52,18 @@ class Shared(Generic[T]):
     async def get(self, key: str) -> Entry[T | None] | None:
         """The entry, if it will do; raises Away."""
         (stored,) = await self._read([self.prefix + key])
-        return None if stored is None else await self._checked(stored)
+        return None if stored is None else await self.checked(stored)
+
+    def ask(self, key: str, answered: Answered) -> None:
+        """Have `answered` called with what is stored: `sure` and `checked` tell if it will do."""
+        self._valkey.ask([self.prefix + key], answered)
+
+    def sure(self, stored: bytes) -> Entry[T | None] | None:
+        """The entry, if what this process has heard is enough to know that it will do."""
+        entry, now = self._decoded(stored), time.time()
+        if entry is None or not self._has_heard_all_since(entry, now):
+            return None
+        return self._current(entry, now)
 
     def lease(self, key: str) -> Lease:
         return Lease(self._valkey, self._lease_key(key))
@@ -69,7 +80,7 @@ class Shared(Generic[T]):
             held, stored = await self._read(keys)
             if stored is not None and stored != seen:
                 seen = stored
-                entry = await self._checked(stored)
+                entry = await self.checked(stored)
                 if entry is not None and entry.position >= needed:
                     return entry
             if held is None or time.monotonic() >= give_up_at:
@@ -88,15 +99,32 @@ class Shared(Generic[T]):
         positions = await self._read([POSITION_KEY + tag for tag in tags])
         return max((int(position) for position in positions if position), default=0)
 
-    async def _checked(self, stored: bytes) -> Entry[T | None] | None:
-        try:
-            entry: Entry[T | None] = self._decode(stored)
-        except msgspec.DecodeError:
+    async def checked(self, stored: bytes) -> Entry[T | None] | None:
+        """The entry, if it will do: Valkey is asked for purges where they may be unheard.
+
+        Raises Away.
+        """
+        entry = self._decoded(stored)
+        if entry is None:
             return None
         checked_at = time.time()
         all_heard = self._has_heard_all_since(entry, checked_at)
         if not all_heard and entry.position < await self.purged(entry.tags):
             return None
+        return self._current(entry, checked_at)
+
+    def _decoded(self, stored: bytes) -> Entry[T | None] | None:
+        try:
+            entry: Entry[T | None] = self._decode(stored)
+        except msgspec.DecodeError:
+            return None
+        return entry
+
+    def _current(self, entry: Entry[T | None], checked_at: float) -> Entry[T | None] | None:
+        """The entry, unless this process knows of a purge; nothing is waited for after that.
+
+        checked_at: before it was asked for purges, wall clock.
+        """
         if entry.position < self._memory.purged(entry.tags):
             return None
         if self._stream.verified_since() is not None:
@@ -113,8 +141,9 @@ class Shared(Generic[T]):
         Then Valkey need not be asked for them: half of the reads.
         """
         stream = self._stream
-        heard_s = time.monotonic() - stream.sure_since
-        if heard_s < SETTLED_S or time.monotonic() >= stream.silent_at:
+        monotonic_now = time.monotonic()
+        heard_s = monotonic_now - stream.sure_since
+        if heard_s < SETTLED_S or monotonic_now >= stream.silent_at:
             return False
         if entry.position < self._memory.forgotten_position:
             return False

@@ -207,6 +207,64 @@ async def test_only_a_process_that_heard_every_purge_since_a_fill_does_not_ask_f
     assert await text_of(make_cache(), source) == "new"
 
 
+async def asked_of_valkey(make_cache: MakeCache, stream: TagSubscriber, source: Source) -> Any:
+    """A cache with nothing in memory, whose process has heard all, and what fills Valkey for it."""
+    heard(stream)
+    filler = make_cache()
+    await text_of(filler, source)
+    await filler.settled()
+    source.text = "new"
+    listening_for(stream, 2 * SETTLED_S)
+    return make_cache()
+
+
+async def test_a_purge_while_valkey_is_asked_is_heeded_though_nothing_more_is_asked_of_it(
+    make_cache: MakeCache, valkey: Redis, stream: TagSubscriber
+) -> None:
+    source = Source()
+    cache = await asked_of_valkey(make_cache, stream, source)
+    reading = asyncio.create_task(text_of(cache, source))
+    await asyncio.sleep(0)
+    cache.purge([source.tag], FAR)
+    assert await reading == "new"
+
+
+async def test_who_joins_while_valkey_is_asked_gets_what_it_needs(
+    make_cache: MakeCache, valkey: Redis, stream: TagSubscriber
+) -> None:
+    source = Source()
+    cache = await asked_of_valkey(make_cache, stream, source)
+    needs = asyncio.gather(*(text_of(cache, source, needed=needed) for needed in (0, FAR)))
+    assert await needs == ["new", "new"]
+    assert source.loads == 2
+
+
+async def test_a_reader_that_gives_up_does_not_take_valkeys_answer_away(
+    make_cache: MakeCache, valkey: Redis, stream: TagSubscriber
+) -> None:
+    source = Source()
+    cache = await asked_of_valkey(make_cache, stream, source)
+    readers = [asyncio.create_task(text_of(cache, source)) for _ in range(3)]
+    await asyncio.sleep(0)
+    readers[0].cancel()
+    assert await asyncio.gather(*readers[1:]) == ["old", "old"]
+    assert (readers[0].cancelled(), source.loads, cache.counts.valkey) == (True, 1, 1)
+
+
+async def test_a_bug_in_taking_an_answer_in_fails_who_asked_for_it_and_nobody_else(
+    make_cache: MakeCache, valkey: Redis, stream: TagSubscriber
+) -> None:
+    source = Source()
+    cache = await asked_of_valkey(make_cache, stream, source)
+    cache.memory._size_of = lambda thing: len(thing.no_such_field)
+    others = asyncio.create_task(cache.shared._valkey.get(["none"]))
+    with pytest.raises(AttributeError):
+        await text_of(cache, source)
+    assert await others == [None]
+    assert cache.counts.failures == 1
+    await cache.settled()
+
+
 async def test_who_has_forgotten_purges_asks_for_them(
     make_cache: MakeCache, valkey: Redis, stream: TagSubscriber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
