@@ -80,7 +80,7 @@ async def _from_memory(pages: Cache[Page], bench: Bench) -> list[Row]:
 
 
 async def _from_valkey(store: Store, slugs: Sequence[str], bench: Bench) -> list[Row]:
-    """Each page once by a cache with nothing in its memory, then by the next such cache."""
+    """Each page once by a cache with nothing in its memory, which is emptied after the last one."""
     ours = _every(store, slugs)
     keys = itertools.cycle(await _stored(store.valkey))
 
@@ -98,14 +98,19 @@ async def _from_valkey(store: Store, slugs: Sequence[str], bench: Bench) -> list
 
 
 def _every(store: Store, slugs: Sequence[str]) -> Ask:
-    """Asks for the next page each time; after the last one, by a new cache for the first again."""
-    left: list[tuple[Cache[Page], str]] = []
+    """Asks for the next page each time; after the last one nothing is in memory, and on it goes.
+
+    It is one cache, as a process has one: those that came before would stay in the stream's hands,
+    and the collector of garbage would walk through more pages in each round.
+    """
+    pages = _cache(store)
+    left: list[str] = []
 
     async def ask() -> None:
         if not left:
-            pages = _cache(store)
-            left.extend((pages, slug) for slug in slugs)
-        pages, slug = left.pop()
+            pages.memory.clear()
+            left.extend(slugs)
+        slug = left.pop()
         if await pages.get(slug, _not_there) is None:
             raise BrokenRunError(f"{slug} is not in Valkey")
 
