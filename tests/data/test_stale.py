@@ -86,6 +86,7 @@ async def test_a_purge_in_the_turn_in_which_a_load_ends_is_heeded(
     first = asyncio.create_task(text_of(cache, source))
     await source.reading.wait()
     task = cache._loading["key"].task
+    assert task is not None
     source.text = "new"
     source.let_go.set()  # in the next turn the load ends; and these come in the same one
     done: list[bool] = []
