@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -124,6 +124,21 @@ def memory_bytes(pid: int, *, family: bool = True) -> int:
     except psutil.Error:
         return 0
     return _own_memory_bytes(pid) + sum(_own_memory_bytes(child.pid) for child in children)
+
+
+def memory_of_families(pids: Iterable[int]) -> dict[int, int]:
+    """memory_bytes() of each of them, from one look at the table of all processes.
+
+    That look is most of what memory_bytes() costs: 7 ms of CPU on a machine with 170 of them.
+    """
+    children: dict[int, list[int]] = {}
+    for process in psutil.process_iter(["ppid"]):
+        children.setdefault(process.info["ppid"], []).append(process.pid)
+
+    def family_bytes(pid: int) -> int:
+        return _own_memory_bytes(pid) + sum(map(family_bytes, children.get(pid, ())))
+
+    return {pid: family_bytes(pid) for pid in pids}
 
 
 def _own_memory_bytes(pid: int) -> int:

@@ -11,7 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.local.processes import LINUX, end_all, memory_bytes, same_process, started_at
+from infra.local.processes import (
+    LINUX,
+    end_all,
+    memory_bytes,
+    memory_of_families,
+    same_process,
+    started_at,
+)
 
 SLEEP = "import time; time.sleep(600)"
 STARTS_ONE = """
@@ -66,11 +73,20 @@ def test_another_process_with_the_same_id_is_not_taken_for_it() -> None:
 def test_memory_counts_children_and_nothing_for_the_dead() -> None:
     code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEP!r}]); {SLEEP}"
     with subprocess.Popen([sys.executable, "-c", code]) as process:
-        deadline = time.monotonic() + 10
-        while not psutil.Process(process.pid).children():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        alone = memory_bytes(process.pid, family=False)
-        assert 0 < alone < memory_bytes(process.pid)
-        end_all([psutil.Process(process.pid)])
+        try:
+            deadline = time.monotonic() + 10
+            while not psutil.Process(process.pid).children():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            alone = memory_bytes(process.pid, family=False)
+            together = 0
+            while (now := memory_bytes(process.pid)) != pytest.approx(together, rel=0.01):
+                together = now  # the child imports
+                time.sleep(0.05)
+            assert 0 < alone < together
+            measured = memory_of_families([process.pid, os.getpid()])
+            assert measured[process.pid] == pytest.approx(together, rel=0.1)
+            assert measured[os.getpid()] > measured[process.pid]
+        finally:
+            end_all([psutil.Process(process.pid)])
     assert memory_bytes(process.pid) == 0
