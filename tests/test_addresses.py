@@ -95,9 +95,12 @@ async def test_a_deadline_that_is_too_short_does_not_count_against_a_server() ->
         Upstream(Gate()) as other,
         balance_over(one, other) as (balance, addresses),
     ):
-        for _ in range(3 * FAILURES):
-            with pytest.raises(AnswerTimedOut):
+        late = 0
+        while late < 3 * FAILURES:
+            # On a busy machine there is not always a connection within that time.
+            with pytest.raises((AnswerTimedOut, ConnectTimedOut)) as ended:
                 await get(balance, seconds=0.01)
+            late += ended.type is AnswerTimedOut
         assert len(addresses.members.used) == 2
 
 
