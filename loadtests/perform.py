@@ -44,7 +44,7 @@ async def perform(
         line.clear()
         played = await watch.ended()
     found = [
-        *checks(run.scenario, ended.recorders, run.seconds),
+        *checks(run, ended.recorders),
         *recoveries(played, ended.recorders),
     ]
     return Outcome(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from loadtests.scenario import Scenario, Traffic
 from loadtests.schedule import Stage, staged, trace
 
@@ -96,6 +98,12 @@ class Run:
         else:
             parts = [(part * self.seconds, *times) for part, *times in self.profile.shape]
         return [Stage(length_s, rate * begin, rate * end) for length_s, begin, end in parts]
+
+    def written(self, traffic: Traffic) -> int:
+        """Arrivals that a run of this length has at the load as the scenario writes it."""
+        as_written = Run(self.scenario, PROFILES["average"], self.seconds, load=1.0)
+        even = msgspec.structs.replace(traffic, arrivals="constant")
+        return sum(1 for _ in as_written.arrivals(even, seed=0, number=0, of=1))
 
     def arrivals(self, traffic: Traffic, *, seed: int, number: int, of: int) -> Iterator[float]:
         """Those of process `number` out of `of`: together they have the rate of the whole."""

@@ -147,7 +147,30 @@ def test_a_target_holds_or_is_named(
     targets: Targets, recorder: Recorder, missed: list[str]
 ) -> None:
     traffic = Traffic("page", rate=1.0, targets=targets)
-    found = checks(of(traffic), [recorder], seconds=10)
+    found = checks(Run.of(of(traffic), PROFILES["average"]), [recorder])
     told = [check.what for check in found if not check.held]
     assert len(told) == len(missed)
     assert all(word in what for word, what in zip(missed, told, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("profile", "answered", "wanted", "held"),
+    [
+        ("average", 900, "90/s", True),
+        ("average", 899, "90/s", False),
+        ("smoke", 90, "18/s", True),
+        ("smoke", 89, "18/s", False),
+        ("stress", 1800, "90/s", True),  # of twice the load a shop need not do more
+        ("stress", 1799, "90/s", False),
+    ],
+)
+def test_less_load_is_to_have_as_much_fewer_answers_and_more_load_no_more(
+    profile: str, answered: int, wanted: str, held: bool
+) -> None:
+    targets = Targets(goodput_per_s=90, error_rate=1)
+    traffic = msgspec.structs.replace(PAGE, targets=targets)
+    run = Run.of(of(traffic), PROFILES[profile])
+    due = sum(in_each_second(run, traffic))
+    recorder = recorded(answered, errors=due - answered)
+    found = checks(run, [recorder])[-1]
+    assert (found.what, found.held) == (f"page: goodput >= {wanted}", held)
