@@ -174,7 +174,9 @@ class Gate:
         else:
             room = LINE_LIMIT
             patience_s = self._patience_s()
-            turn_s = self._latency_s / max(1, self.limit)
+            if self.limiter is not None and self.limiter.probes:
+                self._line.excuse(now)
+            turn_s = self._served_in_s(1)
             stands = self._line.stood_s(now) > STANDING_S and self._clients() * turn_s > patience_s
             wait_s = min(wait_s, self._latency_s / 2 if stands else patience_s)
             expected_s = (len(self._waiters) + 1) * turn_s
@@ -188,8 +190,15 @@ class Gate:
         return now + wait_s if wait_s > 0 and len(self._waiters) < room else None
 
     def _served_in_s(self, waiting: int) -> float:
-        """How long it takes to let in so many."""
-        return waiting * self._latency_s / max(1, self.limit)
+        """How long it takes to let in so many.
+
+        A probe is over soon. To reckon with its limit would take the line that it has made itself
+        for an overload, and refuse who could be served.
+        """
+        limit = self.limit
+        if self.limiter is not None and self.limiter.probes:
+            limit = int(self.limiter.but_for_a_probe * self.share)
+        return waiting * self._latency_s / max(1, limit)
 
     def _let_in(self, now: float) -> None:
         while self.in_flight < self.limit:

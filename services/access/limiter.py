@@ -27,6 +27,10 @@ DEPTH: Final = 4.0  # the most that is cut before a probe has told that there is
 # A probe lets in this part of what would make no queue, if there is one: latency is at the baseline
 # then, for a moment in which a quarter of the work is lost.
 PROBED: Final = 0.75
+# A class of no more than FIRST_LIMIT at once is cut to half, and by a probe to half of what is in
+# flight: to one or two, ten answers one after the other would take longer than anybody waits for
+# its end. So there are fewer of them, too.
+PROBE_SAMPLES: Final = 4
 # The moments of probes while latency is above the baseline by as much as it is in any overload:
 # so all processes hold back together, where one alone would learn nothing.
 MARK_S: Final = 4.0
@@ -61,6 +65,8 @@ class Limiter:
         self.dropped_share = 0.0  # of the last window
         self.probes_total = 0
         self._epoch_s = epoch_s
+        self._small = ceiling <= FIRST_LIMIT
+        self._enough = WINDOW_SAMPLES  # answers of this window
         self._base = 0.0  # logarithm of the baseline
         self._base_count = 0  # from so many answers
         self._variance = 0.0  # of the logarithms of latencies
@@ -85,6 +91,17 @@ class Limiter:
         """Latency without a queue, as far as is known; 0.0 before the first window."""
         return math.exp(self._base) if self._base_count else 0.0
 
+    @property
+    def probes(self) -> bool:
+        """Whether it holds back now, for a moment."""
+        return self._probing is not None
+
+    @property
+    def but_for_a_probe(self) -> int:
+        """The limit, or as many as were in flight before the probe that holds them back."""
+        probing = self._probing
+        return self.limit if probing is None else max(self.limit, int(probing[0]))
+
     def missed(self) -> None:
         """Somebody found the limit reached."""
         self._missed += 1
@@ -107,7 +124,7 @@ class Limiter:
             self._count += 1
             self._sum += logarithm
             self._squares += logarithm * logarithm
-        if now - self._began_at < WINDOW_S or self._count + self._dropped < WINDOW_SAMPLES:
+        if now - self._began_at < WINDOW_S or self._count + self._dropped < self._enough:
             return False
         self._decide(now, in_flight)
         return True
@@ -133,6 +150,8 @@ class Limiter:
 
     def _next_window(self, now: float, others: int) -> None:
         """others: how many began under another limit, with the one that is over now."""
+        short = self._small and self._probing is not None
+        self._enough = PROBE_SAMPLES if short else WINDOW_SAMPLES
         self._others = others - 1
         self._few = others // STRAGGLERS
         self._opened_at = self._began_at = now
@@ -164,7 +183,8 @@ class Limiter:
         self._compare(now, mean, margin)
         queue = mean - margin - self._threshold()
         if self._probing is not None:
-            self._learn(now, self._probing, still=queue > 0)
+            still = self._is_as_before(mean, self._probing) if self._small else queue > 0
+            self._learn(now, self._probing, still=still)
         elif self._peak * 2 < self.estimate:  # too little in flight for a queue of our making
             self._settle()
             self._probe_at = math.inf
@@ -221,8 +241,8 @@ class Limiter:
     def _slower(self, now: float, queue: float) -> None:
         if not self._cut_from:
             self._cut_from = min(self.estimate, float(self._peak))
-        least = max(self._cut_from / DEPTH, LEAST_CUT_TO)
-        self._shrink(max(math.exp(-queue), least / self.estimate))
+        least = self.ceiling / 2 if self._small else max(self._cut_from / DEPTH, LEAST_CUT_TO)
+        self._shrink(max(math.exp(-queue), min(1.0, least / self.estimate)))
         far = self._mean - self._base > math.log(FAR)
         self._probe_at = self._mark(now, QUICK_MARK_S if far else MARK_S)
         # Between those who share business: what is added alike and cut in proportion becomes even.
@@ -248,8 +268,17 @@ class Limiter:
         self._probe_at = math.inf
         self._probing = (self._measured_at, self._mean)
         without_queue = self._measured_at * math.exp(self._base - self._mean)
-        self.estimate = max(1.0, min(self.estimate, without_queue * PROBED))
+        least = self._measured_at * LARGEST_CUT if self._small else 1.0
+        self.estimate = max(1.0, min(self.estimate, max(least, without_queue * PROBED)))
         self._next_window(now, in_flight)
+
+    def _is_as_before(self, mean: float, before: tuple[float, float]) -> bool:
+        """Which of the two a few answers are more like: what a queue of ours would leave, or not.
+
+        Half as many wait half as long.
+        """
+        without = max(self._base, before[1] + math.log(LARGEST_CUT))
+        return mean > (without + before[1]) / 2
 
     def _learn(self, now: float, before: tuple[float, float], *, still: bool) -> None:
         """A probe is over; still: latency is above the baseline with fewer in flight, too."""

@@ -50,6 +50,10 @@ class Line:
         """For how long it has not been empty, but for moments."""
         return now - self._standing_since if self.waiters else 0.0
 
+    def excuse(self, now: float) -> None:
+        """Count from now how long it stands: a probe holds it back, not what comes."""
+        self._standing_since = now
+
     def add(self, caller: Caller, now: float, until: float) -> None:
         if not self.waiters and now - self._emptied_at > MOMENT_S:
             self._standing_since = now
