@@ -174,7 +174,7 @@ class Gate:
         else:
             room = LINE_LIMIT
             patience_s = self._patience_s()
-            if self.limiter is not None and self.limiter.probes:
+            if self._held_back():
                 self._line.excuse(now)
             turn_s = self._served_in_s(1)
             stands = self._line.stood_s(now) > STANDING_S and self._clients() * turn_s > patience_s
@@ -195,10 +195,11 @@ class Gate:
         A probe is over soon. To reckon with its limit would take the line that it has made itself
         for an overload, and refuse who could be served.
         """
-        limit = self.limit
-        if self.limiter is not None and self.limiter.probes:
-            limit = int(self.limiter.but_for_a_probe * self.share)
+        limit = self._held_back() or self.limit
         return waiting * self._latency_s / max(1, limit)
+
+    def _held_back(self) -> int:
+        return 0 if self.limiter is None else int(self.limiter.held_back * self.share)
 
     def _let_in(self, now: float) -> None:
         while self.in_flight < self.limit:

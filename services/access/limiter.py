@@ -92,15 +92,11 @@ class Limiter:
         return math.exp(self._base) if self._base_count else 0.0
 
     @property
-    def probes(self) -> bool:
-        """Whether it holds back now, for a moment."""
-        return self._probing is not None
-
-    @property
-    def but_for_a_probe(self) -> int:
-        """The limit, or as many as were in flight before the probe that holds them back."""
-        probing = self._probing
-        return self.limit if probing is None else max(self.limit, int(probing[0]))
+    def held_back(self) -> int:
+        """As many as were in flight before the probe that lets in one or two now, or 0."""
+        if self._probing is None or not self._small:
+            return 0
+        return max(self.limit, int(self._probing[0]))
 
     def missed(self) -> None:
         """Somebody found the limit reached."""
@@ -241,8 +237,10 @@ class Limiter:
     def _slower(self, now: float, queue: float) -> None:
         if not self._cut_from:
             self._cut_from = min(self.estimate, float(self._peak))
-        least = self.ceiling / 2 if self._small else max(self._cut_from / DEPTH, LEAST_CUT_TO)
-        self._shrink(max(math.exp(-queue), min(1.0, least / self.estimate)))
+        least = max(self._cut_from / DEPTH, LEAST_CUT_TO)
+        if self._small:
+            least = min(self.estimate, self.ceiling / 2)
+        self._shrink(max(math.exp(-queue), least / self.estimate))
         far = self._mean - self._base > math.log(FAR)
         self._probe_at = self._mark(now, QUICK_MARK_S if far else MARK_S)
         # Between those who share business: what is added alike and cut in proportion becomes even.
