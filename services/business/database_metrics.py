@@ -8,7 +8,8 @@ from typing import Final
 from services.business.shop import Shop
 from services.data.pool import Pool
 from services.data.sources import Replica, Source
-from services.families import Family, Number, Read, Reading, counter, gauge, one
+from services.data.statement_times import STATEMENTS_S, in_all
+from services.families import Family, Number, Read, Reading, counter, gauge, histogram, one
 
 
 def _sources(shop: Shop) -> Iterator[Source]:
@@ -48,11 +49,23 @@ def _changes(shop: Shop) -> Read:
         yield (source.name, "retired"), counts.retired
 
 
+def _statement_seconds(shop: Shop) -> Read:
+    for name, numbers in in_all([source.pool.times for source in _sources(shop)]).items():
+        yield (name,), numbers
+
+
 def _lag_s(replica: Replica) -> float | None:
     return None if replica.lag_ms is None else replica.lag_ms / 1000
 
 
 DATABASE: Final[tuple[Family[Shop], ...]] = (
+    histogram(
+        "statement_seconds",
+        "Seconds from handing a statement to its connection to its rows; reads by key are joined",
+        _statement_seconds,
+        "statement",
+        bounds=STATEMENTS_S,
+    ),
     gauge(
         "pool_connections", "Connections to each database server", _connections, "source", "state"
     ),

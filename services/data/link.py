@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import socket
 import time
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from services.consistency import Seen
+from services.data.statement_times import StatementTimes
 
 Record = asyncpg.Record
 
@@ -82,10 +83,13 @@ class PlannedAnew(str):
 class Link:
     """One connection and the statements prepared on it."""
 
-    __slots__ = ("_statements", "connection", "retire_at", "used_at")
+    __slots__ = ("_statements", "connection", "retire_at", "times", "used_at")
 
-    def __init__(self, connection: asyncpg.Connection[Record]) -> None:
+    def __init__(
+        self, connection: asyncpg.Connection[Record], times: StatementTimes | None = None
+    ) -> None:
         self.connection = connection
+        self.times = StatementTimes() if times is None else times
         self.used_at = time.monotonic()
         # Jitter, so that the connections of a pool are not all replaced at once.
         self.retire_at = self.used_at + CONNECTION_AGE_S * random.uniform(0.9, 1.1)  # noqa: S311
@@ -100,6 +104,27 @@ class Link:
             prepared = self._statements[sql] = await self.connection.prepare(sql)
         return prepared
 
+    async def fetch(self, sql: str, *args: object) -> list[Record]:
+        began_at = time.monotonic()
+        try:
+            return await (await self.statement(sql)).fetch(*args)
+        finally:
+            self.times.add(sql, time.monotonic() - began_at)
+
+    async def fetchrow(self, sql: str, *args: object) -> Record | None:
+        began_at = time.monotonic()
+        try:
+            return await (await self.statement(sql)).fetchrow(*args)
+        finally:
+            self.times.add(sql, time.monotonic() - began_at)
+
+    async def fetchval(self, sql: str, *args: object) -> Any:
+        began_at = time.monotonic()
+        try:
+            return await (await self.statement(sql)).fetchval(*args)
+        finally:
+            self.times.add(sql, time.monotonic() - began_at)
+
     async def end(self, verb: Literal["commit", "rollback"]) -> Seen:
         """End the transaction; returns a place in the WAL that is behind all it wrote or saw."""
         await self.connection.execute(verb + TELL_POSITION)
@@ -112,11 +137,18 @@ class Link:
 
 
 async def open_link(
-    dsn: str, *, password: str, application: str, statement_timeout_ms: int, writable: bool
+    dsn: str,
+    *,
+    password: str,
+    application: str,
+    statement_timeout_ms: int,
+    writable: bool,
+    times: StatementTimes | None = None,
 ) -> Link:
     """A new connection, with the limits that the server itself holds.
 
-    writable: only to a server that takes writes, unless the DSN says itself what it wants.
+    writable: only to a server that takes writes, unless the DSN says itself what it wants. times:
+    where it is counted how long its statements take.
     """
     connection = await asyncpg.connect(
         dsn,
@@ -134,7 +166,7 @@ async def open_link(
         },
     )
     _watch_peer(connection)
-    return Link(connection)
+    return Link(connection, times)
 
 
 def _wanted(dsn: str, *, writable: bool) -> SessionAttribute | None:

@@ -19,6 +19,7 @@ import asyncpg
 from services.bulkhead import WAIT_S, Traffic
 from services.data.hosts import Hosts
 from services.data.link import ANSWERS, BUSY, LOST, Link, open_link
+from services.data.statement_times import StatementTimes
 from services.deadline import DeadlineExceeded, deadline_or
 from services.problems import GatewayTimeout, Unavailable
 from services.telemetry import logger
@@ -70,6 +71,7 @@ class Pool:
         self.name = name
         self.size = size
         self.counts = Counts()
+        self.times = StatementTimes()
         self.in_flight = 0  # in use or waited for
         self.busy = 0  # connections that a caller has
         self._hosts = Hosts(dsn)
@@ -208,6 +210,7 @@ class Pool:
             application=f"tercet {self.name}",
             statement_timeout_ms=self._statement_timeout_ms,
             writable=self._writable,
+            times=self.times,
         )
 
     def _put(self, link: Link) -> None:

@@ -55,15 +55,15 @@ class Source:
 
     async def fetch(self, sql: str, *args: object) -> list[Record]:
         async with self.pool.link() as link:
-            return await (await link.statement(sql)).fetch(*args)
+            return await link.fetch(sql, *args)
 
     async def fetchrow(self, sql: str, *args: object) -> Record | None:
         async with self.pool.link() as link:
-            return await (await link.statement(sql)).fetchrow(*args)
+            return await link.fetchrow(sql, *args)
 
     async def fetchval(self, sql: str, *args: object) -> Any:
         async with self.pool.link() as link:
-            return await (await link.statement(sql)).fetchval(*args)
+            return await link.fetchval(sql, *args)
 
     async def find(self, sql: str, *key: Hashable) -> list[Record]:
         """The rows of one key, together with all that others ask for by the same statement."""
@@ -94,20 +94,20 @@ class Transaction:
         self._link = link
 
     async def fetch(self, sql: str, *args: object) -> list[Record]:
-        return await (await self._link.statement(sql)).fetch(*args)
+        return await self._link.fetch(sql, *args)
 
     async def fetchrow(self, sql: str, *args: object) -> Record | None:
-        return await (await self._link.statement(sql)).fetchrow(*args)
+        return await self._link.fetchrow(sql, *args)
 
     async def fetchval(self, sql: str, *args: object) -> Any:
-        return await (await self._link.statement(sql)).fetchval(*args)
+        return await self._link.fetchval(sql, *args)
 
     async def find(self, sql: str, *key: Hashable) -> list[Record]:
         (found,) = await find_all(self.fetch, sql, [key])
         return found
 
     async def execute(self, sql: str, *args: object) -> None:
-        await (await self._link.statement(sql)).fetch(*args)
+        await self._link.fetch(sql, *args)
 
 
 class Primary(Source):

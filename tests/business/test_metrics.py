@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import httpx
 import pytest
 
@@ -15,6 +17,8 @@ from services.data.counts import Counts
 from services.data.log_reader import LogLag
 from services.data.mails import MailsWaiting
 from services.data.outbox import Lag
+from services.data.products import CATEGORY_EXISTS, SELECT_PRODUCT
+from services.data.statement_times import TEXTS_KEPT
 from tests.access.test_metrics import samples, value
 from tests.faults.waiting import until
 from tests.laboratory import OwnDatabase
@@ -86,6 +90,7 @@ def move(shop: Shop) -> None:
         pool.opened += 1
         pool.takes += 1
         pool.waited_s += 0.003
+        source.pool.times.add(CATEGORY_EXISTS, 0.003)
     for replica in shop.database.replicas:
         replica.standing.ejections_total += 1
     shop.database.primary.reads_shed += 1
@@ -120,6 +125,28 @@ async def test_every_series_is_there_and_every_counter_moves(quiet_shop: Shop, t
         assert sample.name.startswith(f"tercet_{tier}_")
         assert not sample.name.endswith(("_ms", "_total_total"))
         assert len(sample.labels) <= 3
+
+
+async def test_statements_are_timed_by_the_names_of_their_constants(quiet_shop: Shop) -> None:
+    """Read, joined, in a transaction, and failed; what no constant holds is taken together."""
+    database, slug = quiet_shop.database, "no-such-thing"
+    await asyncio.gather(*(database.reads.find(SELECT_PRODUCT, slug) for _ in range(20)))
+    await database.reads.fetchval(CATEGORY_EXISTS, slug)
+    async with database.primary.transaction() as transaction:
+        await transaction.fetchval(CATEGORY_EXISTS, slug)
+    with pytest.raises(asyncpg.DataError):
+        await database.primary.fetchval(CATEGORY_EXISTS, 1)
+    for number in range(2 * TEXTS_KEPT):
+        database.primary.pool.times.add(f"select {number}", 0.003)
+    text = report_of(quiet_shop, None).text()
+
+    def count(statement: str) -> float:
+        return value(text, "tercet_business_statement_seconds_count", statement=statement)
+
+    assert 1 <= count("products.SELECT_PRODUCT") < 20
+    assert count("products.CATEGORY_EXISTS") == 3
+    assert count("other") == 2 * TEXTS_KEPT
+    assert len(database.primary.pool.times._by_text) <= TEXTS_KEPT + 1
 
 
 async def test_requests_are_counted_by_their_route_and_status(
