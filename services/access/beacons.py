@@ -33,6 +33,7 @@ from services.problems import (
     InternalError,
     InvalidBody,
     InvalidJson,
+    MethodNotAllowed,
     Overloaded,
     Problem,
     TooManyRequests,
@@ -115,6 +116,8 @@ class Beacons:
         passage.route = Route.BEACON
         passage.request_id = names_of(passage.headers)[0]
         try:
+            if passage.method != b"POST":
+                raise MethodNotAllowed(headers={"allow": "POST"})
             if is_private(passage.headers):
                 self.private_total += 1
                 connection.send(passage, 204, NOTHING, b"", time.monotonic())

@@ -43,6 +43,7 @@ BY_FIRST_PART: Final = {
     "analytics": Route.OPERATOR,
     "webhooks": Route.WEBHOOK,
 }
+BY_PATH: Final = {"/events": Route.BEACON}  # which answers other methods than POST, too
 ACCOUNTS: Final = frozenset(("customers", "sessions", "password-resets"))
 # Those of no customer: nobody is asked who it is.
 NOBODYS: Final = frozenset((Route.PAGE, Route.WEBHOOK))
@@ -58,9 +59,9 @@ def route_of(method: bytes, path: str) -> Route | None:
         return None
     if first in ("products", "categories") and method in (b"GET", b"HEAD"):
         return Route.PAGE
-    if first in BY_FIRST_PART:
-        return BY_FIRST_PART[first]
     plain = plain.rstrip("/")
+    if first in BY_FIRST_PART or plain in BY_PATH:
+        return BY_FIRST_PART.get(first) or BY_PATH[plain]
     if first in ACCOUNTS and method not in SAFE:
         return Route.LOGIN
     if method == b"POST":
@@ -75,8 +76,6 @@ def _route_of_post(plain: str) -> Route:
         return Route.CHECKOUT
     if PAYMENT_PATH.fullmatch(plain):
         return Route.PAYMENT
-    if plain == "/events":
-        return Route.BEACON
     is_operators = plain == "/flash-sales" or FOLLOWUP_PATH.fullmatch(plain)
     return Route.OPERATOR if is_operators else Route.OTHER
 

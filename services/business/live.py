@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 from uuid import UUID
 
 from services.business.live_states import Told, order_states, product_states, sale_states
 from services.business.shop import Shop
 from services.data import live, outbox
-from services.data.live import KEYS_AT_ONCE, LeaseLost, LiveDesk, open_desk
+from services.data.link import Record
+from services.data.live import KEYS_AT_ONCE, LeaseLost, LiveDesk, live_variants, open_desk
 from services.data.wake import Wake
 from services.live_watch import WAKE_CHANNEL
 from services.problems import Problem
@@ -48,6 +49,7 @@ class Teller:
         self._shop = shop
         self._desk = desk
         self._told: dict[str, dict[str, bytes]] = {}  # by topic and key
+        self._rows: dict[str, list[Record]] = {}  # of products by slug, as they were read last
         self._watched_at = self._renewed_at = float("-inf")
         self._wrote = False  # to this stream
         self.leads = False
@@ -76,6 +78,7 @@ class Teller:
     def forget(self) -> None:
         """Whatever was told, clients may not have it."""
         self._told.clear()
+        self._rows.clear()
         self._watched_at = float("-inf")
         self._wrote = False
 
@@ -85,6 +88,9 @@ class Teller:
             self._watched_at = time.monotonic()
             watched = (await self._desk.watched())[:TOPICS_LIMIT]
             self._told = {topic: self._told.get(topic, {}) for topic in watched}
+            self._rows = {
+                slug: self._rows[slug] for slug in self._names("product:") if slug in self._rows
+            }
         for topic in asked:
             if len(self._told) < TOPICS_LIMIT:
                 self._told[topic] = {}
@@ -96,8 +102,7 @@ class Teller:
         reader = await database.own.source_at(position)
         news: list[Told] = []
         for slugs in _parts(self._names("product:")):
-            found = product_states(slugs, await live.select_variants(reader, slugs))
-            news += filter(self._is_news, found)
+            news += self._changed(slugs, await live.select_variants(reader, slugs))
             await self._keep_lease()
         for ids in _parts(_uuids(self._names("sale:"))):
             news += filter(self._is_news, sale_states(ids, await live.select_sales(reader, ids)))
@@ -106,6 +111,19 @@ class Teller:
             news += filter(self._is_news, order_states(await live.select_orders(reader, ids)))
             await self._keep_lease()
         return news
+
+    def _changed(self, slugs: Sequence[str], found: Mapping[str, list[Record]]) -> list[Told]:
+        """States of those of which something is not as it was read before they were told."""
+        changed = []
+        for slug in slugs:
+            rows = found.get(slug, [])
+            if not self._told[f"product:{slug}"] or self._rows.get(slug) != rows:
+                self._rows[slug] = rows
+                changed.append(slug)
+        states = product_states(
+            changed, {slug: live_variants(found.get(slug, [])) for slug in changed}
+        )
+        return list(filter(self._is_news, states))
 
     async def _tell(self, news: Sequence[Told]) -> None:
         there = await self._desk.write([told.state for told in news])

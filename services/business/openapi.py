@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from services import problems
+from services.business import openapi_access
 from services.business.endpoints import PUBLIC, Endpoint
 from services.business.schemas import ProblemDocument
 from services.problems import PROBLEM_JSON, Problem, catalogue
@@ -39,11 +40,12 @@ SCHEMA_REF: Final = "#/components/schemas/{model}"
 
 
 def openapi_document(endpoints: tuple[Endpoint, ...] = PUBLIC) -> dict[str, Any]:
-    """The document of the routes that clients reach through access."""
+    """The document of the routes that clients reach through access, and of its own answers."""
     schemas = _schemas(endpoints)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+    paths |= openapi_access.paths({model.__name__: _ref(model) for model in openapi_access.MODELS})
     return {
         "openapi": "3.1.0",
         "info": {
@@ -117,11 +119,12 @@ def _schemas(endpoints: tuple[Endpoint, ...]) -> dict[str, Any]:
     models: dict[type[BaseModel], None] = {ProblemDocument: None}
     for endpoint in endpoints:
         models |= {model: None for model in endpoint.answers.values() if model is not None}
+    models |= dict.fromkeys(openapi_access.MODELS)
     modes = [(model, "serialization") for model in models]
     modes += [(e.body, "validation") for e in endpoints if e.body is not None]
     _, definitions = models_json_schema(modes, ref_template=SCHEMA_REF)  # type: ignore[arg-type]  # a list of literals
     schemas: dict[str, Any] = definitions["$defs"]
-    return schemas
+    return schemas | openapi_access.event_schemas()
 
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:

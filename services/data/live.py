@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 from redis.asyncio import Redis
 
 from services.data.flash_sales import SELECT_SALES, Sale
+from services.data.link import Record
 from services.data.sources import Reader
 from services.live_stream import STREAM, STREAM_KEPT
 from services.live_watch import ASKED, WATCHED
@@ -208,14 +209,21 @@ async def is_watched(valkey: Redis, topic: str) -> bool:
     return await valkey.zscore(WATCHED, topic) is not None
 
 
-async def select_variants(reader: Reader, slugs: Sequence[str]) -> dict[str, list[LiveVariant]]:
-    """The variants on sale of products that are, by slug, in their order on the page."""
-    found: dict[str, list[LiveVariant]] = {}
+async def select_variants(reader: Reader, slugs: Sequence[str]) -> dict[str, list[Record]]:
+    """The variants on sale of products that are, by slug, in their order on the page.
+
+    As rows: most are what they were, and to compare them is a tenth of making them into objects.
+    """
+    found: dict[str, list[Record]] = {}
     for row in await reader.fetch(SELECT_VARIANTS, list(slugs)):
         of_product = found.setdefault(row[0], [])
         if len(of_product) < VARIANTS_SHOWN:
-            of_product.append(LiveVariant(*row))
+            of_product.append(row)
     return found
+
+
+def live_variants(rows: Sequence[Record]) -> list[LiveVariant]:
+    return [LiveVariant(*row) for row in rows]
 
 
 async def select_sales(reader: Reader, flash_sale_ids: Sequence[UUID]) -> dict[UUID, Sale]:

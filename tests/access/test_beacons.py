@@ -161,6 +161,12 @@ async def test_a_body_of_another_kind_is_refused(
     assert not await entries(log)
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_events_are_only_posted(taking: Access, method: str) -> None:
+    answer = await taking.get("/events", method=method)
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+
+
 @pytest.mark.parametrize("line", ["dnt: 1", "sec-gpc: 1"])
 async def test_who_asks_not_to_be_tracked_is_counted_and_not_kept(
     taking: Access, log: Redis, line: str

@@ -50,7 +50,7 @@ from services.access.routes import Route, route_of
         (b"GET", "/customers/me", Route.OTHER),
         (b"POST", "/customersx", Route.OTHER),
         (b"POST", "/events", Route.BEACON),
-        (b"GET", "/events", Route.OTHER),
+        (b"GET", "/events", Route.BEACON),
         (b"POST", "/events/1", Route.OTHER),
         (b"GET", "/openapi.json", Route.OTHER),
         (b"GET", "/", Route.OTHER),

@@ -89,6 +89,30 @@ async def test_price_band_and_stock_are_told_once_and_again_when_they_change(
     ]
 
 
+async def test_of_many_only_what_has_changed_is_told_and_so_is_what_is_again_as_it_was(
+    lab_shop: Shop, lab_books: Books, valkey: OwnValkey
+) -> None:
+    many = [await lab_books.goods(price_minor=500) for _ in range(5)]
+    await watch(valkey, *(f"product:{goods.slug}" for goods in many))
+    async with telling(lab_shop, valkey) as teller:
+        assert await teller.run_once() == 5
+        for price_minor in (700, 500):
+            await lab_books.rows(
+                "update variants set price_minor = $2 where variant_id = $1",
+                many[3].variant,
+                price_minor,
+            )
+            assert await teller.run_once() == 1
+        await lab_books.rows(
+            "update products set published = false where product_id = $1", many[2].product_id
+        )
+        assert await teller.run_once() == 1
+    last = [state for _, state in await told(valkey)][-3:]
+    assert [state["slug"] for state in last] == [many[3].slug] * 2 + [many[2].slug]
+    prices = [[one["price"]["amount_minor"] for one in state["variants"]] for state in last]
+    assert prices == [[700], [500], []]
+
+
 async def test_what_nobody_watches_is_not_told(
     lab_shop: Shop, lab_books: Books, valkey: OwnValkey
 ) -> None:
