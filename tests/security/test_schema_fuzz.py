@@ -18,8 +18,9 @@ PROJECT: Final = Path(__file__).resolve().parents[2]
 # A seed of its own each night finds more; the same one every time tells a change from luck.
 SHORT: Final = ("--max-examples", "3", "--seed", "1", "--no-shrink")
 LONG: Final = ("--max-examples", "200")
-# A stream has no end that a client of one answer could wait for; tests/access/test_live.py has it.
-STREAMS: Final = "/live"
+# What access answers itself: a stream has no end that a client of one answer could wait for.
+# tests/access/test_beacons.py and test_live.py have them.
+OF_ACCESS: Final = ("/events", "/live")
 PHASES: Final = frozenset(("Examples", "Coverage", "Fuzzing", "Stateful"))
 
 
@@ -49,7 +50,8 @@ def fuzz(
     (folder / "fuzz.toml").write_text(configuration(slugs(stack), goods, guests))
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", "fuzz.toml", "run"]
     command += [f"{stack.url}/openapi.json", "--checks", "all", "--continue-on-failure", *options]
-    command += ["--exclude-path", STREAMS]
+    for path in OF_ACCESS:
+        command += ["--exclude-path", path]
     report = folder / "report.ndjson"
     command += ["--report", "ndjson", "--report-ndjson-path", str(report)]
     done = subprocess.run(
@@ -122,8 +124,12 @@ def slugs(stack: RunningStack) -> list[str]:
 def operations_documented(stack: RunningStack) -> set[str]:
     with client_of(stack) as client:
         paths = client.get("/openapi.json").json()["paths"]
-    del paths[STREAMS]
-    return {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    return {
+        f"{method.upper()} {path}"
+        for path, methods in paths.items()
+        for method in methods
+        if path not in OF_ACCESS
+    }
 
 
 def operations_called(report: Path) -> set[str]:
