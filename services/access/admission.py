@@ -30,7 +30,7 @@ class Admission:
         """sizes: connections to business of each class. Operators and what is not there share those
         of OTHER, webhooks those of PAYMENT.
 
-        clients: how many connections of clients there are; each can wait for one answer.
+        clients: how many connections ask for what is not held; each can wait for one answer.
         """
         epoch_s = time.time() - time.monotonic()
         self.gates = {

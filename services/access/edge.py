@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from services.access.access_log import AccessLog
 from services.access.admission import Admission
 from services.access.allowances import Allowances
+from services.access.askers import Askers
 from services.access.beacons import Beacons
 from services.access.buckets import Connections
 from services.access.client_address import Networks, client_of
@@ -74,6 +75,7 @@ class Edge:
             limit_by_address=settings.connection_limit_by_address,
             exempt=self.unlimited,
         )
+        self.askers = Askers()
         self.admission = Admission(
             {
                 Route.PAGE: settings.page_pool_size,
@@ -82,7 +84,8 @@ class Edge:
                 Route.LOGIN: settings.login_pool_size,
                 Route.OTHER: settings.other_pool_size,
             },
-            clients=lambda: self.connections.open,
+            # A short connection asks once, and is no client any more.
+            clients=lambda: min(self.askers.count, self.connections.open),
         )
         self.allowances = Allowances.of(settings)
         self.tag_stream = TagStream(settings)

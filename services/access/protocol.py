@@ -79,6 +79,7 @@ class AccessProtocol(asyncio.Protocol):
         "_unfed",
         "_write_paused",
         "address",
+        "asked_in",
         "due",
         "slot",
         "transport",
@@ -99,6 +100,7 @@ class AccessProtocol(asyncio.Protocol):
         self._config = config
         self._state = server_state
         self.address = ""
+        self.asked_in = -1  # the period in which it was counted as one that asks
         self._counted = False
         self._reader: Reader | None = None
         self._current: Passage | None = None  # the request that is being answered
@@ -347,6 +349,9 @@ class AccessProtocol(asyncio.Protocol):
 
     def _begin(self, passage: Passage) -> None:
         self._current = passage
+        askers = self.edge.askers
+        if self.asked_in != askers.period:
+            self.asked_in = askers.asked()
         reader = self._reader
         if not self._write_paused and (reader is None or not reader.reading):
             # As _expect_answer(); else the limit on that goes on.

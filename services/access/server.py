@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -50,6 +51,7 @@ class AccessServer(WatchedServer):
 
     async def on_tick(self, counter: int) -> bool:
         self.edge.look_at_memory()
+        self.edge.askers.look(time.monotonic())
         return await super().on_tick(counter)
 
     def begin_stop(self, *, last: bool) -> None:

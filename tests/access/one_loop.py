@@ -18,7 +18,9 @@ from typing import Any, Final, TypeVar, cast
 import uvicorn
 import uvloop
 
+from services.access.edge import Edge
 from services.access.limits import Limits
+from services.access.protocol import AccessProtocol
 from services.access.server import config_of
 from tests.access.conftest import settings_for
 from tests.access.upstream import Seen, Upstream, answer
@@ -121,6 +123,7 @@ class OneLoop:
     runner: asyncio.Runner
     port: int
     upstream: Upstream
+    edge: Edge
 
     def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(coroutine)
@@ -205,4 +208,5 @@ def one_loop(
         if business is not None:
             url = f"http://127.0.0.1:{stack.enter_context(serving(runner, business))}"
         config = config_of(settings_for(url, **changes), limits)
-        yield OneLoop(runner, stack.enter_context(serving(runner, config)), upstream)
+        edge = cast(type[AccessProtocol], config.http).edge
+        yield OneLoop(runner, stack.enter_context(serving(runner, config)), upstream, edge)
