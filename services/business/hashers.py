@@ -22,6 +22,7 @@ log = logger(__name__)
 # Isolated: it imports what is installed, and nothing that a folder or a variable puts before that.
 COMMAND: Final = (sys.executable, "-I", str(Path(hasher.__file__)))
 ANSWER_S: Final = 10.0  # twice what access waits: whoever has not answered by then is stuck
+END_S: Final = 1.0  # for one that was killed
 TRIES: Final = 2  # a process that was lost while it was idle costs nobody anything
 LOST: Final = (OSError, TimeoutError, asyncio.IncompleteReadError)
 
@@ -95,7 +96,9 @@ class Hashers:
         if process is not None:
             with suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+            # Somebody else in this process may have been told of its end: it is over either way.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), END_S)
 
 
 async def _answer(process: Process, request: bytes) -> Any:
