@@ -39,6 +39,7 @@ class RunningStack:
 
     data_dir: Path
     process: subprocess.Popen[bytes]
+    memory_when_ready_bytes: int = 0  # of its parts, before anybody had asked them anything
 
     @property
     def folder(self) -> DataFolder:
@@ -134,7 +135,8 @@ def running_stack(data_dir: Path, *arguments: str, **popen: Any) -> Iterator[Run
             wait_until_ready(data_dir, process)
         except AssertionError as error:
             raise AssertionError(f"{error}{output.read_text()}") from None
-        yield RunningStack(data_dir, process)
+        parts = DataFolder.at(data_dir).read_state()["parts"]
+        yield RunningStack(data_dir, process, sum(part["memory_bytes"] for part in parts))
     finally:
         ended_with = process.poll()
         process.terminate()

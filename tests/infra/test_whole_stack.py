@@ -24,7 +24,7 @@ NAMES = (
 )  # fmt: skip
 # 700 MiB with four workers and one Valkey; since then three workers, a log of events and a mailbox
 # have come, of some 45 MiB each.
-AT_REST_BYTES = 950 * 1024 * 1024
+AT_REST_BYTES = 750 * 1024 * 1024
 HEAL_S = 30.0
 
 
@@ -74,7 +74,9 @@ async def test_metrics_are_where_status_says(stack: RunningStack, name: str, ser
 
 
 def test_the_whole_stack_at_rest_takes_less_memory_than_promised(stack: RunningStack) -> None:
-    assert 0 < json.loads(tercet(stack, "status", "--json").stdout)["memory_bytes"] < AT_REST_BYTES
+    """Before it is used: what other tests leave in caches and connections is no rest."""
+    assert 0 < stack.memory_when_ready_bytes < AT_REST_BYTES
+    assert json.loads(tercet(stack, "status", "--json").stdout)["memory_bytes"] > 0
 
 
 def test_nothing_but_access_listens_beyond_this_machine(stack: RunningStack) -> None:
