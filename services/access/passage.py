@@ -62,6 +62,10 @@ class Request(Protocol):
     if_none_match: bytes
     passed: bytes | None  # what goes on of the headers as lines, where that is known
 
+    @property
+    def old(self) -> bool:
+        """Of HTTP/1.0: who asks for its connection to be kept has to be told that it is."""
+
 
 class Passage:
     """The request as parsed parts, header names in lower case, and how far it has come.
@@ -83,6 +87,7 @@ class Passage:
         "if_none_match",
         "keep_alive",
         "method",
+        "old",
         "over",
         "passed",
         "request_id",
@@ -109,6 +114,7 @@ class Passage:
         self.accept_encoding = request.accept_encoding
         self.if_none_match = request.if_none_match
         self.keep_alive = keep_alive
+        self.old = request.old
         self.started_at = now = time.monotonic()
         self.deadline = Deadline(now + timeout_s)
         self.route: Route | None = None

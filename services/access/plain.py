@@ -45,6 +45,8 @@ class PlainRequest:
         *("method", "passed", "target"),
     )
 
+    old = False
+
     def __init__(self, method: bytes, target: bytes, section: Section) -> None:
         self.method = method
         self.target = target

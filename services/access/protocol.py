@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 log = logger(__name__)
 
+KEPT: Final = (b"connection", b"keep-alive")
+KEPT_LINES: Final = b"connection: keep-alive\r\n\r\n"
+CLOSE_LINES: Final = b"connection: close\r\n\r\n"
 OVERDUE_S: Final = 1.0  # what comes at the deadline itself is there by then, on a busy machine too
 READERS_KEPT: Final = 256  # one is in use at a time, and one for each request half read
 JOINED_BODY_BYTES: Final = 16_384  # a longer body is not copied behind its head
@@ -338,7 +341,7 @@ class AccessProtocol(asyncio.Protocol):
                 not keep_alive,
             )
             if page is not None:
-                self.transport.write(page)
+                self.transport.write(_told(page) if request.old and keep_alive else page)
                 if edge.log.share:
                     edge.log_held(request, page, self.address)
                 if not keep_alive:
@@ -385,6 +388,8 @@ class AccessProtocol(asyncio.Protocol):
             (b"x-request-id", passage.request_id),
             NO_SNIFF,
         ]
+        if keep_alive and passage.old:
+            headers.append(KEPT)
         head = answer_head(status, headers, keep_alive=keep_alive)
         self._write_answer(passage, head, body)
         self.edge.answered(passage, status, len(body), time.monotonic())
@@ -401,7 +406,7 @@ class AccessProtocol(asyncio.Protocol):
             else edge.take_defaults(self._state.default_headers),
             lines,
             passage.request_id,
-            b"\r\n" if keep_alive else b"connection: close\r\n\r\n",
+            CLOSE_LINES if not keep_alive else KEPT_LINES if passage.old else b"\r\n",
         )
         if len(body) <= JOINED_BODY_BYTES and passage.method != b"HEAD":
             self.transport.write(head + body)
@@ -420,7 +425,7 @@ class AccessProtocol(asyncio.Protocol):
 
     def send_ready(self, passage: Passage, data: bytes) -> None:
         """Send a held page: head and body as they are."""
-        self.transport.write(data)
+        self.transport.write(_told(data) if passage.old and passage.keep_alive else data)
         self._finish(keep_alive=passage.keep_alive)
 
     def refuse(self, passage: Passage, problem: Problem) -> None:
@@ -470,13 +475,15 @@ class AccessProtocol(asyncio.Protocol):
         flow = self._flow = FlowControl(self.transport)
         if self._write_paused:
             flow.pause_writing()
+        keep_alive = self._keeps_alive(passage)
+        told = [KEPT] if keep_alive and passage.old else []
         cycle = AnswerCycle.of(
             passage,
             path=path,
             transport=self.transport,
             flow=flow,
-            default_headers=self._state.default_headers,
-            keep_alive=self._keeps_alive(passage),
+            default_headers=[*self._state.default_headers, *told],
+            keep_alive=keep_alive,
             on_response=self._app_answered,
         )
         # Not cancelled when its client leaves, which uvicorn would log as an error: it is short.
@@ -647,6 +654,12 @@ class AccessProtocol(asyncio.Protocol):
         reading = self._reader is not None and self._reader.reading
         if self._current is None and not reading and not self.transport.is_closing():
             self._close_soon()
+
+
+def _told(answer: bytes) -> bytes:
+    """The answer for a client of HTTP/1.0 whose connection is kept."""
+    status, _, rest = answer.partition(b"\r\n")
+    return b"%b\r\nconnection: keep-alive\r\n%b" % (status, rest)
 
 
 def _problem_behind(error: httptools.HttpParserError) -> Problem:

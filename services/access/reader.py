@@ -221,5 +221,13 @@ class Reader:
         return self.reading and bool(self.url) and bool(self.parser.get_method() == b"HEAD")
 
     def keeps_alive(self) -> bool:
-        """Whether another request may follow this one, as far as the client is concerned."""
-        return self.usable and self.version == "1.1"
+        """Whether another request may follow this one, as far as the client is concerned.
+
+        By its version and its Connection field (RFC 9112 9.3), both of which the parser has read.
+        """
+        return self.usable
+
+    @property
+    def old(self) -> bool:
+        """HTTP/1.0: its connection is kept when it asks for that and is told."""
+        return self.version == "1.0"

@@ -163,7 +163,7 @@ CONNECTIONS: Final = [
            method=b"POST", body=b"ab", kept=False),
     # RFC 9112 9.3 leaves it to the server; what stands between would have to know it too.
     served("HTTP/1.0 and keep-alive", KEPT,
-           lines(b"GET /here HTTP/1.0", HOST, b"Connection: keep-alive"), kept=False),
+           lines(b"GET /here HTTP/1.0", HOST, b"Connection: keep-alive")),
     served("an upgrade to HTTP/2 is left aside", "RFC 9110 7.8",
            get(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMA"),
            kept=False, lacks=(b"upgrade", b"http2-settings")),

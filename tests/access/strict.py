@@ -106,7 +106,8 @@ class Reader:
         if upgrade and framed:
             raise MalformedError
         body = self._chunks() if framed == "chunked" else self._take(framed)
-        last = minor == b"0" or b"close" in tokens or upgrade
+        old = minor == b"0" and b"keep-alive" not in tokens
+        last = old or b"close" in tokens or upgrade
         return Request(method, target, headers, body), last
 
     def _fields(self) -> Headers:

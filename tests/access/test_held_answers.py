@@ -158,6 +158,21 @@ async def test_held_and_forwarded_requests_are_answered_in_their_order(
     await client.close()
 
 
+@pytest.mark.parametrize("asked_with", ["", 'If-None-Match: "1"\r\n'])
+async def test_a_held_page_keeps_a_connection_of_http_1_0(
+    front: tuple[Access, Shop], asked_with: str
+) -> None:
+    access, _ = front
+    client = await access.connect()
+    asked = f"GET /products/old HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n{asked_with}\r\n"
+    for _ in range(3):  # fetched, then held
+        response = await client.send(asked.encode())
+        assert response.status == (304 if asked_with else 200)
+        assert response.headers["connection"] == "keep-alive"
+        assert response.body == (b"" if asked_with else BODY)
+    await client.close()
+
+
 async def test_a_held_page_is_the_last_answer_where_the_client_says_so(
     front: tuple[Access, Shop],
 ) -> None:

@@ -278,6 +278,23 @@ async def test_http_1_0_is_answered_and_closed(access: Access) -> None:
     await client.close()
 
 
+@pytest.mark.parametrize("target", ["/x", "/carts/current", "/ready", "/nowhere/at/all"])
+async def test_http_1_0_that_asks_to_be_kept_is_told_so_and_kept(
+    access: Access, target: str
+) -> None:
+    """As `ab -k` asks: forwarded, answered here, or refused."""
+    client = await access.connect()
+    for _ in range(3):
+        response = await client.send(
+            f"GET {target} HTTP/1.0\r\nHost: a\r\nConnection: Keep-Alive\r\n\r\n".encode()
+        )
+        assert response.headers["connection"] == "keep-alive"
+    last = await client.send(f"GET {target} HTTP/1.0\r\nHost: a\r\n\r\n".encode())
+    assert last.headers["connection"] == "close"
+    assert await client.ended() == b""
+    await client.close()
+
+
 async def test_an_upgrade_is_left_aside(access: Access) -> None:
     client = await access.connect()
     response = await client.send(request("/x", "Connection: upgrade", "Upgrade: h2c") + SMUGGLED)
