@@ -193,7 +193,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--sizes", type=sizes, default=SIZES, help="of the catalog, by commas; '' leaves it out")
     add("--connections", type=sizes, default=CONNECTIONS, help="by commas; '' leaves it out")
-    add("--rounds", type=whole, default=5)
+    add("--rounds", type=whole, default=3)
     add("--requests", type=positive, default=1.0, help="times the usual number of requests")
     add("--seconds", type=positive, default=2.0, help="of each number of connections")
     add("--results", type=Path, default=RESULTS, help="folder of the result file")

@@ -27,6 +27,7 @@ from loadtests.programs import BrokenRunError, Launch, Program, running
 from loadtests.shop import Zipf
 from loadtests.usage import cpu_s
 from services.deadline import Deadline
+from services.exchange import Response
 from services.keepalive import Headers, Pool
 
 CALLERS: Final = 8  # fewer than access lets pass at once: a refusal is no cost of a page
@@ -34,6 +35,10 @@ ASK_S: Final = 20.0
 # Of the pages that are to come from memory. A heartbeat that is late on a busy machine has all of
 # them asked for again, which is one in two hundred of the usual number of requests each time.
 LEAST_HITS: Final = 0.97
+# What a limit that adapts refuses of a load that comes all at once is asked for again, this part of
+# it at most: a refusal takes less than a tenth of a page.
+MOST_REFUSED: Final = 0.01
+REFUSED_S: Final = 0.05
 POPULAR: Final = 100  # pages that are held and asked for again and again
 STORED: Final = 500  # pages that Valkey has: more than are ever under way together
 # There is no standby here, and what protects a primary that has lost its standbys would refuse most
@@ -123,13 +128,21 @@ class Sized:
 
 async def ask_all(server: Program, targets: Sequence[str], headers: Headers | None = None) -> int:
     """Ask for each of them once, some at a time; returns how many were held by access."""
-    pool, waiting, hits = Pool(LOOPBACK, server.port, size=CALLERS), iter(targets), 0
+    pool, waiting = Pool(LOOPBACK, server.port, size=CALLERS), iter(targets)
+    hits = refused = 0
     deadline = Deadline(time.monotonic() + ASK_S + len(targets) / 100)
 
+    async def ask(target: str) -> Response:
+        return await pool.request(b"GET", target.encode(), headers or [], deadline=deadline)
+
     async def caller() -> None:
-        nonlocal hits
+        nonlocal hits, refused
         for target in waiting:
-            answer = await pool.request(b"GET", target.encode(), headers or [], deadline=deadline)
+            answer = await ask(target)
+            while answer.status == 503 and refused < MOST_REFUSED * len(targets):
+                refused += 1
+                await asyncio.sleep(REFUSED_S)
+                answer = await ask(target)
             if answer.status != 200:
                 raise BrokenRunError(f"{target}: {answer.status} {answer.body[:200]!r}")
             hits += b"hit" in (answer.header(b"cache-status") or b"")
