@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from services.business import hasher
 from services.problems import Unavailable
@@ -22,9 +23,46 @@ log = logger(__name__)
 # Isolated: it imports what is installed, and nothing that a folder or a variable puts before that.
 COMMAND: Final = (sys.executable, "-I", str(Path(hasher.__file__)))
 ANSWER_S: Final = 10.0  # twice what access waits: whoever has not answered by then is stuck
-END_S: Final = 1.0  # for one that was killed
+END_S: Final = 1.0  # for one that was killed, which takes a millisecond
+END_POLL_S: Final = 0.002
 TRIES: Final = 2  # a process that was lost while it was idle costs nobody anything
 LOST: Final = (OSError, TimeoutError, asyncio.IncompleteReadError)
+
+
+class Hasher(NamedTuple):
+    """A process and the line to it.
+
+    It is not the event loop's child: to be told of its end a loop needs the signal SIGCHLD, which
+    is the process's, and may be somebody else's. Its end is the end of the line.
+    """
+
+    process: subprocess.Popen[bytes]
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    @classmethod
+    async def started(cls, command: Sequence[str]) -> Hasher:
+        ours, theirs = socket.socketpair()
+        try:
+            process = _start(command, theirs)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return cls(process, *await asyncio.open_connection(sock=ours))
+
+    async def answer(self, request: bytes) -> Any:
+        self.writer.write(request)
+        return json.loads(await self.reader.readuntil(b"\n"))
+
+    async def end(self) -> None:
+        """Have it gone, and what is left of it."""
+        self.writer.transport.abort()
+        self.process.kill()
+        give_up_at = time.monotonic() + END_S
+        while self.process.poll() is None and time.monotonic() < give_up_at:  # noqa: ASYNC110  # a process sets no asyncio.Event
+            await asyncio.sleep(END_POLL_S)
 
 
 class Hashers:
@@ -39,7 +77,7 @@ class Hashers:
         self.lost_total = 0
         self._command = command
         self._answer_s = answer_s
-        self._processes: list[Process | None] = [None] * count
+        self._processes: list[Hasher | None] = [None] * count
         self._free: asyncio.Queue[int] = asyncio.Queue()
         for place in range(count):
             self._free.put_nowait(place)
@@ -59,7 +97,7 @@ class Hashers:
 
     def pids(self) -> list[int]:
         """Of the processes that were started and not seen to end."""
-        return [process.pid for process in self._processes if process is not None]
+        return [one.process.pid for one in self._processes if one is not None]
 
     async def aclose(self) -> None:
         """End all of them; a hash that is under way is no loss."""
@@ -74,35 +112,27 @@ class Hashers:
         for _ in range(TRIES):
             try:
                 async with asyncio.timeout(self._answer_s):
-                    return await _answer(await self._running(place), request)
+                    return await (await self._running(place)).answer(request)
             except LOST as error:
                 self.lost_total += 1
                 log.warning("a hasher was lost", error=repr(error))
                 await self._end(place)
         raise Unavailable("The password could not be looked at.", retry_after_s=1)
 
-    async def _running(self, place: int) -> Process:
-        process = self._processes[place]
-        if process is None or process.returncode is not None:
-            # In a session of its own, so that it can give way: see hasher.py.
-            process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=PIPE, stdout=PIPE, start_new_session=True
-            )
-            self._processes[place] = process
-        return process
+    async def _running(self, place: int) -> Hasher:
+        hasher = self._processes[place]
+        if hasher is None:
+            hasher = self._processes[place] = await Hasher.started(self._command)
+        return hasher
 
     async def _end(self, place: int) -> None:
-        process, self._processes[place] = self._processes[place], None
-        if process is not None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            # Somebody else in this process may have been told of its end: it is over either way.
-            with suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), END_S)
+        hasher, self._processes[place] = self._processes[place], None
+        if hasher is not None:
+            await hasher.end()
 
 
-async def _answer(process: Process, request: bytes) -> Any:
-    if process.stdin is None or process.stdout is None:
-        raise RuntimeError("a hasher was started without pipes")
-    process.stdin.write(request)
-    return json.loads(await process.stdout.readuntil(b"\n"))
+def _start(command: Sequence[str], line: socket.socket) -> subprocess.Popen[bytes]:
+    """In a session of its own, so that it can give way: see hasher.py."""
+    return subprocess.Popen(
+        command, stdin=line.fileno(), stdout=line.fileno(), start_new_session=True
+    )

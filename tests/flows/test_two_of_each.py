@@ -65,6 +65,7 @@ async def second(stack: RunningStack, tmp_path: Path) -> AsyncIterator[Second]:
         yield started
 
 
+@pytest.mark.faults
 async def test_two_of_each_worker_do_everything_once_and_stop_cleanly(
     second: Second,
     books: Books,

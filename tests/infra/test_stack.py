@@ -30,6 +30,7 @@ def open_folder() -> Iterator[Path]:
     subprocess.run(["rm", "-rf", str(folder)], check=True)  # noqa: S607
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
 def test_where_root_may_make_no_namespace_postgresql_runs_as_nobody(
     open_folder: Path, server_folder: Callable[[Path], Path]

@@ -46,6 +46,7 @@ async def bench(results: Path, *options: str) -> dict[str, dict[str, Any]]:
     return {row["work"]: row for row in document["rows"]}
 
 
+@pytest.mark.faults
 async def test_holds_on_a_hot_row_are_compared_with_pgbench(tmp_path: Path) -> None:
     let_through(tmp_path / "data")
     rows = await bench(tmp_path, *TINY, "--only", "hot")
