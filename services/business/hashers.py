@@ -44,12 +44,11 @@ class Hasher(NamedTuple):
     async def started(cls, command: Sequence[str]) -> Hasher:
         ours, theirs = socket.socketpair()
         try:
-            process = _start(command, theirs)
-        except OSError:
-            ours.close()
+            # In a thread: a process is started by waiting for it.
+            process = await asyncio.to_thread(_start, command, theirs)
+        except BaseException:
+            ours.close()  # one that was started all the same ends with its line
             raise
-        finally:
-            theirs.close()
         return cls(process, *await asyncio.open_connection(sock=ours))
 
     async def answer(self, request: bytes) -> Any:
@@ -132,7 +131,8 @@ class Hashers:
 
 
 def _start(command: Sequence[str], line: socket.socket) -> subprocess.Popen[bytes]:
-    """In a session of its own, so that it can give way: see hasher.py."""
-    return subprocess.Popen(
-        command, stdin=line.fileno(), stdout=line.fileno(), start_new_session=True
-    )
+    """In a session of its own, so that it can give way: see hasher.py. Closes this end's line."""
+    with line:
+        return subprocess.Popen(
+            command, stdin=line.fileno(), stdout=line.fileno(), start_new_session=True
+        )
