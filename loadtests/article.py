@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 from infra.local.folder import NotRunningError
+from loadtests import options
 from loadtests.article_loads import LOADS, Load
 from loadtests.article_sides import HELLO, PAGE, Sample, Side, Sides, Turn
 from loadtests.article_tables import NOTES, Key, Measured, distributions, rows, tables
-from loadtests.bench_access import EXIT_INTERRUPTED
+from loadtests.benchmark import PLACES, interrupted, stop_as_asked
 from loadtests.options import names, not_negative, positive, whole
 from loadtests.peers.rust import SEVEN, version
 from loadtests.pinning import choose, on_core, raise_file_limit
 from loadtests.programs import BrokenRunError
 from loadtests.readings import Tool, available
 from loadtests.report import print_table
-from loadtests.result import RESULTS, write
+from loadtests.result import write
 from loadtests.sides import scratch
 from loadtests.story import Story, Table
 
@@ -37,7 +35,6 @@ from loadtests.story import Story, Table
 QUICK: Final = {"rounds": 1, "seconds": 1.0, "warm_up_s": 0.3}
 KEYS: Final = [load.key for load in LOADS]
 BODIES: Final = (HELLO, PAGE)
-PLACES: Final = ("results", "data_dir")  # of no interest to who reads a result
 PROGRAMS: Final = {
     "wrk": ["wrk", "-v"],
     "ab": ["ab", "-V"],
@@ -50,16 +47,16 @@ PROGRAMS: Final = {
 class Rounds:
     """What is measured in each round: every server by turns, load after load."""
 
-    def __init__(self, options: argparse.Namespace, sides: Sides) -> None:
-        self._options, self._sides = options, sides
+    def __init__(self, chosen: argparse.Namespace, sides: Sides) -> None:
+        self._chosen, self._sides = chosen, sides
         self._samples: dict[Key, dict[str, list[Sample]]] = {}
         self.failures: list[str] = []
 
     async def run(self) -> Measured:
-        for number in range(self._options.rounds):
-            print(f"round {number + 1} of {self._options.rounds}", flush=True)
+        for number in range(self._chosen.rounds):
+            print(f"round {number + 1} of {self._chosen.rounds}", flush=True)
             for load in LOADS:
-                if load.key in self._options.only:
+                if load.key in self._chosen.only:
                     await self._load(load, backwards=number % 2 == 1)
         shop = self._sides.shop
         samples = {key: self._whole(sides) for key, sides in self._samples.items()}
@@ -68,11 +65,11 @@ class Rounds:
     async def _load(self, load: Load, *, backwards: bool) -> None:
         """Every other round goes backwards, so that a machine that gets slower favours nobody."""
         for tool in dict.fromkeys((load.tool, "own")):
-            if tool not in self._options.tools or not available(tool):
+            if tool not in self._chosen.tools or not available(tool):
                 continue
             for body in BODIES:
                 # The page by one generator: by how much they differ the hello has told.
-                if body == PAGE and tool != "own" and self._options.quick:
+                if body == PAGE and tool != "own" and self._chosen.quick:
                     turns = [side for side in self._sides.sides if HELLO not in side.paths]
                 else:
                     turns = [side for side in self._sides.sides if body in side.paths]
@@ -80,7 +77,7 @@ class Rounds:
                     await self._turn(side, load, tool, body)
 
     async def _turn(self, side: Side, load: Load, tool: Tool, body: str) -> None:
-        turn = Turn(load, body, tool, self._options.seconds, self._options.warm_up_s)
+        turn = Turn(load, body, tool, self._chosen.seconds, self._chosen.warm_up_s)
         try:
             sample = await self._sides.measure(side, turn)
         except (BrokenRunError, TimeoutError, OSError, ValueError) as error:
@@ -92,20 +89,18 @@ class Rounds:
 
     def _whole(self, sides: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
         """Those with a sample of every round: a ratio is taken within one."""
-        return {name: all_ for name, all_ in sides.items() if len(all_) == self._options.rounds}
+        return {name: all_ for name, all_ in sides.items() if len(all_) == self._chosen.rounds}
 
 
-async def run(options: argparse.Namespace) -> tuple[Measured, list[str]]:
+async def run(chosen: argparse.Namespace) -> tuple[Measured, list[str]]:
     """What was measured, and what broke."""
-    task = asyncio.current_task()
-    if task is not None:  # so that a SIGTERM ends what was started, as Ctrl-C does
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    stop_as_asked()
     cores = choose()
     print(cores)
     with scratch() as folder, on_core(cores.generator):
-        async with Sides(cores, folder, options.products, options.data_dir) as sides:
-            await sides.start([peer for peer in SEVEN if peer.key in options.peers])
-            rounds = Rounds(options, sides)
+        async with Sides(cores, folder, chosen.products, chosen.data_dir) as sides:
+            await sides.start([peer for peer in SEVEN if peer.key in chosen.peers])
+            rounds = Rounds(chosen, sides)
             return await rounds.run(), rounds.failures
 
 
@@ -143,7 +138,7 @@ def versions() -> dict[str, str]:
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.article", description=__doc__)
+    parser = options.parser_of("article", __doc__)
     add, keys = parser.add_argument, [peer.key for peer in SEVEN]
     add("--only", type=names(KEYS), default=KEYS, metavar=",".join(KEYS), help="which loads")
     add("--peers", type=names(keys), default=keys, metavar=",".join(keys))
@@ -152,33 +147,30 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=positive, default=5.0, help="of each; wrk and ab: whole ones")
     add("--warm-up-s", type=not_negative, default=1.0, help="before each, not measured")
     add("--products", type=whole, default=100, help="of the shop; one page is asked for")
-    add("--data-dir", type=Path, help="of a running stack to use instead of a new one")
-    add("--results", type=Path, default=RESULTS, help="folder of the result file")
-    is_quick = os.environ.get("QUICK", "") not in ("", "0")
-    parser.set_defaults(quick=is_quick, **(QUICK if is_quick else {}))
-    return parser.parse_args(arguments)
+    options.add_data_dir(parser)
+    parser.set_defaults(quick=options.is_quick())
+    return options.read(parser, arguments, QUICK)
 
 
-def _name(options: argparse.Namespace) -> str:
+def _name(chosen: argparse.Namespace) -> str:
     """A part of the loads is a result of its own, and does not take the place of all."""
-    return "article" if options.only == KEYS else "-".join(["article", *options.only])
+    return "article" if chosen.only == KEYS else "-".join(["article", *chosen.only])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options, started_at, began_at = read_options(arguments), datetime.now(UTC), time.monotonic()
+    chosen, started_at, began_at = read_options(arguments), datetime.now(UTC), time.monotonic()
     raise_file_limit()
     try:
-        measured, failures = asyncio.run(run(options))
+        measured, failures = asyncio.run(run(chosen))
     except (BrokenRunError, NotRunningError, TimeoutError) as error:
         print(error, file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
-        print("interrupted: nothing is written", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return interrupted()
     found, cores = tables(measured), choose()
     print_tables(found)
     settings: dict[str, Any] = {
-        name: value for name, value in vars(options).items() if name not in PLACES
+        name: value for name, value in vars(chosen).items() if name not in PLACES
     } | {
         "server_core": cores.server,
         "generator_core": cores.generator,
@@ -186,17 +178,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "took_s": round(time.monotonic() - began_at),
     }
     story = Story(
-        command=f"make article{' QUICK=1' if options.quick else ''}",
+        command=f"make article{' QUICK=1' if chosen.quick else ''}",
         versions=versions(),
         distributions=distributions(measured),
         tables=[*found, Table("What the article's columns are", ["note"], [[n] for n in NOTES])],
     )
     path = write(
-        _name(options),
+        _name(chosen),
         rows(measured),
         settings=settings,
         started_at=started_at,
-        folder=options.results,
+        folder=chosen.results,
         story=story,
     )
     print(f"\nwritten to {path}")

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -21,14 +18,13 @@ import asyncpg
 
 from infra.local.addresses import free_port
 from infra.local.folder import DataFolder
-from loadtests.bench_access import EXIT_INTERRUPTED
+from loadtests import options
+from loadtests.benchmark import Found, by_turns, measured, stop_as_asked
 from loadtests.data_stack import DataStack
 from loadtests.events_works import WORKS, Bench
-from loadtests.options import names, positive, whole
+from loadtests.options import positive, whole
 from loadtests.pinning import Cores, choose, on_core
 from loadtests.programs import BrokenRunError, Launch, Program, running
-from loadtests.report import conclude
-from loadtests.result import RESULTS, Row
 from loadtests.sides import scratch
 
 START_S: Final = 180.0  # a database is made, all on one core
@@ -39,33 +35,23 @@ BROKEN: Final = (BrokenRunError, TimeoutError, OSError, EOFError, asyncpg.Postgr
 QUICK: Final = {"rounds": 1, "seconds": 1.0, "soak_s": 4.0}
 
 
-async def run(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
+async def run(chosen: argparse.Namespace) -> Found:
     """The rows of the works that could be measured, and why others could not."""
-    rows: list[Row] = []
-    failures: list[str] = []
-    task = asyncio.current_task()
-    if task is not None:  # so that a SIGTERM ends what was started, as Ctrl-C does
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    stop_as_asked()
     cores = choose()
     print(f"{cores}; the log of events is on the server's")
     with scratch() as folder, on_core(cores.generator):
         bench = Bench(
             cores,
-            options.rounds,
-            options.seconds,
-            options.soak_s,
-            options.connections,
-            options.batch,
+            chosen.rounds,
+            chosen.seconds,
+            chosen.soak_s,
+            chosen.connections,
+            chosen.batch,
             folder,
             lambda: _stack(cores, folder),
         )
-        for name in options.only:
-            print(f"measuring: {name}", flush=True)
-            try:
-                rows += await WORKS[name](bench)
-            except BROKEN as error:
-                failures.append(f"{name}: {str(error) or type(error).__name__}")
-    return rows, failures
+        return await by_turns(WORKS, chosen.only, bench, BROKEN)
 
 
 @asynccontextmanager
@@ -87,39 +73,19 @@ async def _stack(cores: Cores, folder: Path) -> AsyncIterator[tuple[DataStack, P
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.bench_events", description=__doc__)
+    parser = options.parser_of("bench_events", __doc__)
+    options.add_works(parser, WORKS, of="of take")
     add = parser.add_argument
-    add("--only", type=names(list(WORKS)), default=list(WORKS), metavar=",".join(WORKS))
-    add("--rounds", type=whole, default=5, help="of take")
     add("--seconds", type=positive, default=3.0, help="of each side in each round")
     add("--soak-s", type=positive, default=30.0, help="of steady load, for memory and probes")
     add("--connections", type=whole, default=32)
     add("--batch", type=whole, default=50, help="events of a batch, at most 100")
-    add("--results", type=Path, default=RESULTS, help="folder of the result file")
-    if os.environ.get("QUICK", "") not in ("", "0"):
-        parser.set_defaults(**QUICK)
-    return parser.parse_args(arguments)
+    return options.read(parser, arguments, QUICK)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options, started_at = read_options(arguments), datetime.now(UTC)
-    try:
-        rows, failures = asyncio.run(run(options))
-    except BrokenRunError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("interrupted: nothing is written", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    settings = {name: value for name, value in vars(options).items() if name != "results"}
-    return conclude(
-        "bench-events",
-        rows,
-        failures,
-        settings=settings,
-        started_at=started_at,
-        folder=options.results,
-    )
+    chosen = read_options(arguments)
+    return measured("bench-events", chosen, run(chosen), {})
 
 
 if __name__ == "__main__":

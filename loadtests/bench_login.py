@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from loadtests.bench_payments import add_options, measure
+from loadtests import options
+from loadtests.bench_payments import measure, read
 from loadtests.login_works import WORKS
 
 # Enough that business always has a password to hash, and few enough that nearly all are let in.
@@ -19,9 +20,8 @@ CONNECTIONS: Final = 4
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.bench_login", description=__doc__)
-    add_options(parser, WORKS, connections=CONNECTIONS)
-    return parser.parse_args(arguments)
+    parser = options.parser_of("bench_login", __doc__)
+    return read(parser, arguments, WORKS, connections=CONNECTIONS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
