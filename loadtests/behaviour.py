@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from loadtests.generator import Asked, Failed, OneRequest, Refused
-from loadtests.shop import JSON_HEADERS, Goods, Zipf
+from loadtests.shop import JSON_HEADERS, Goods, Zipf, status_of
 from services.keepalive import Pool, Response
 
 # Of a hundred events of a shop: most are looks at products, and few end in a purchase.
@@ -45,7 +45,7 @@ class Batches(OneRequest):
         if answer.status in (429, 503):
             raise Refused("to come again")  # docs/events.md: they are the first to be refused
         if answer.status != 202:
-            raise Failed(f"status {answer.status}")
+            raise Failed(status_of(answer))
 
     def _event(self, kind: str, at: str) -> dict[str, Any]:
         self._count += 1

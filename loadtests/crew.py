@@ -132,7 +132,7 @@ def _sums(parts: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     sums: dict[str, Counter[str]] = defaultdict(Counter)
     for part in parts:
         for one in part:
-            sums[one["work"]].update(sent=one["sent"], errors=one["errors"])
+            sums[one["work"]].update(over=one["over"], failed=one["failed"])
     return [{"work": work, **counts} for work, counts in sums.items()]
 
 

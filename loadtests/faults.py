@@ -82,6 +82,10 @@ class Faults:
                 await self._gone(fault, self._parts.kill(fault.part))
             case "restart":
                 await self._gone(fault, self._parts.stop(fault.part))
+            case "crash":
+                await self._replaced(fault, self._parts.crash(fault.part))
+            case "reload":
+                await self._replaced(fault, self._parts.reload(fault.part))
             case "pause":
                 async with self._parts.paused(fault.part):
                     await asyncio.sleep(for_s)
@@ -99,6 +103,10 @@ class Faults:
         await self._parts.wait_until_healthy(
             fault.part, after_pid=old_pid, within_s=fault.healthy_within_s
         )
+
+    async def _replaced(self, fault: Fault, old: set[int]) -> None:
+        """Others serve in place of these processes; the part's own one is the same."""
+        await self._parts.wait_until_replaced(fault.part, old, within_s=fault.healthy_within_s)
 
     async def _behave(self, fault: Fault, for_s: float) -> None:
         """The provider plays a brown-out, which ends by itself."""

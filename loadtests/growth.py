@@ -20,8 +20,9 @@ from typing import Any, Final
 
 import uvloop
 
-from loadtests import peers
+from loadtests import options, peers
 from loadtests.access_process import require_held, running_access
+from loadtests.benchmark import PLACES, interrupted
 from loadtests.data_stack import running_data_stack
 from loadtests.growth_sides import Cost, Sized, sized
 from loadtests.measure import Load, Meter, find_generator
@@ -29,7 +30,7 @@ from loadtests.options import positive, whole
 from loadtests.pinning import Cores, choose, on_core, raise_file_limit
 from loadtests.programs import BrokenRunError
 from loadtests.report import print_table
-from loadtests.result import NO_PEER, RESULTS, Row, write
+from loadtests.result import NO_PEER, Row, write
 from loadtests.sides import scratch
 from loadtests.story import Check, Curve, Story
 from loadtests.targets import HELD_TARGET
@@ -150,7 +151,7 @@ def rows_of(costs: Costs, hits: Mapping[int, float]) -> list[Row]:
     return rows
 
 
-def story(costs: Costs, checks: Sequence[Check]) -> Story:
+def story(command: str, costs: Costs, checks: Sequence[Check]) -> Story:
     def lines(paths: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
         return {
             path: [(float(size), statistics.median(each)) for size, each in costs[path].items()]
@@ -163,7 +164,7 @@ def story(costs: Costs, checks: Sequence[Check]) -> Story:
         Curve("cost of a request", "products", "CPU us", by_size, log_x=True),
         Curve("a held page", "connections", "CPU us", lines([BY_CONNECTIONS]), log_x=True),
     ]
-    return Story("make growth", curves=[one for one in curves if one.lines], checks=checks)
+    return Story(command, curves=[one for one in curves if one.lines], checks=checks)
 
 
 def print_costs(costs: Costs, hits: Mapping[int, float]) -> None:
@@ -189,15 +190,18 @@ def sizes(text: str) -> list[int]:
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.growth", description=__doc__)
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = options.parser_of("growth", __doc__)
     add = parser.add_argument
     add("--sizes", type=sizes, default=SIZES, help="of the catalog, by commas; '' leaves it out")
     add("--connections", type=sizes, default=CONNECTIONS, help="by commas; '' leaves it out")
     add("--rounds", type=whole, default=3)
     add("--requests", type=positive, default=1.0, help="times the usual number of requests")
     add("--seconds", type=positive, default=2.0, help="of each number of connections")
-    add("--results", type=Path, default=RESULTS, help="folder of the result file")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -209,20 +213,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BROKEN as error:
         print(f"broke: {error}", file=sys.stderr)
         return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return interrupted()
     checks = verdicts(costs)
     print_costs(costs, hits)
     print()
     print_checks(checks)
     settings: dict[str, Any] = {
-        name: value for name, value in vars(chosen).items() if name != "results"
+        name: value for name, value in vars(chosen).items() if name not in PLACES
     }
+    command = options.command("make growth", chosen, _parser(), without=PLACES)
     path = write(
         "growth",
         rows_of(costs, hits),
         settings={**settings, "server_core": cores.server},
         started_at=started_at,
         folder=chosen.results,
-        story=story(costs, checks),
+        story=story(command, costs, checks),
     )
     print(f"\nwritten to {path}")
     return 0 if all(check.held for check in checks) else 1

@@ -19,6 +19,7 @@ from loadtests.shop import (
     ProductPages,
     Requests,
     Searches,
+    SignUps,
     Zipf,
 )
 from services.keepalive import Pool
@@ -68,6 +69,10 @@ def login(to: Sender) -> Send:
     return Logins(to.pool, to.goods, own=to.own)
 
 
+def signup(to: Sender) -> Send:
+    return SignUps(to.pool, own=to.own)
+
+
 def events(to: Sender) -> Send:
     traffic = to.traffic
     return Batches(
@@ -95,5 +100,5 @@ def request(to: Sender) -> Send:
 
 KINDS: Final[Mapping[str, Callable[[Sender], Send]]] = {
     kind.__name__: kind
-    for kind in (page, search, checkout, claim, login, events, idle, live, request)
+    for kind in (page, search, checkout, claim, login, signup, events, idle, live, request)
 }

@@ -13,21 +13,24 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import uvloop
 
 from infra.local.folder import DEFAULT_DATA_DIR, NotRunningError
 from loadtests import compare, options
-from loadtests.outcome import Outcome, conclude, print_outcome
+from loadtests.benchmark import PLACES, interrupted
+from loadtests.outcome import Outcome, conclude, print_outcome, worth_showing
 from loadtests.own_stack import Shop, own_shop, running_shop
 from loadtests.perform import perform
-from loadtests.profiles import FIRST_STEP, PROFILES, STEP, STEPS, Run
+from loadtests.profiles import PROFILES, Run, next_step
 from loadtests.programs import BrokenRunError
-from loadtests.result import RESULTS
 from loadtests.scenario import Scenario, ScenarioError, find, read
 from loadtests.shop import NoShopError
 from services.keepalive import ExchangeError
+
+NOT_TOLD: Final = (*PLACES, "name", "compare", "list")  # of no interest to who reads a result
 
 
 async def load(chosen: argparse.Namespace, scenario: Scenario) -> list[Outcome]:
@@ -48,15 +51,21 @@ async def load(chosen: argparse.Namespace, scenario: Scenario) -> list[Outcome]:
 
 
 async def _to_the_knee(chosen: argparse.Namespace, scenario: Scenario, shop: Shop) -> list[Outcome]:
+    """The steps, the lightest first. One that misses is run once more before that is believed:
+    a machine may have been busy for a moment."""
     outcomes: list[Outcome] = []
-    for number in range(STEPS):
-        times = chosen.load * FIRST_STEP * STEP**number
-        run = Run.of(scenario, PROFILES["breakpoint"], seconds=chosen.seconds, load=times)
-        outcomes.append(await _one(chosen, run, shop))
-        outcomes[-1].print_step()
-        if not outcomes[-1].held:
-            break
-    return outcomes
+    tried: dict[float, bool] = {}
+    while (step := next_step(tried)) is not None:
+        load = chosen.load * step
+        run = Run.of(scenario, PROFILES["breakpoint"], seconds=chosen.seconds, load=load)
+        outcome = await _one(chosen, run, shop)
+        if not outcome.held:
+            outcome.print_step("; once more")
+            outcome = await _one(chosen, run, shop)
+        outcome.print_step()
+        outcomes.append(outcome)
+        tried[step] = outcome.held
+    return sorted(outcomes, key=lambda outcome: outcome.run.load)
 
 
 async def _one(chosen: argparse.Namespace, run: Run, shop: Shop) -> Outcome:
@@ -79,8 +88,19 @@ def _check_stack(scenario: Scenario, shop: Shop) -> None:
         raise NoShopError("its faults are for a stack that runs on this machine, or --own-stack")
 
 
+def _check_profile(scenario: Scenario, profile: str) -> None:
+    if profile == "breakpoint" and any(one.does == "failover" for one in scenario.fault):
+        raise ScenarioError(
+            f"{scenario.title}: happens once, and breakpoint runs it again and again"
+        )
+
+
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.load", description=__doc__)
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = options.parser_of("load", __doc__)
     add = parser.add_argument
     add("--scenario", default="shop", help="one of loadtests/scenarios, or a file like those")
     add("--profile", default="average", choices=list(PROFILES), help="how hard, and how long")
@@ -95,8 +115,13 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--warm-up-s", type=options.not_negative, default=2.0, help="before it, not measured")
     add("--seed", type=int, default=1)
     add("--name", help="of the result file, without .json")
-    add("--results", type=Path, default=RESULTS, help="folder of the result file")
-    return parser.parse_args(arguments)
+    return parser
+
+
+def _command(chosen: argparse.Namespace) -> str:
+    """By which somebody else does the same."""
+    make = f"make load SCENARIO={chosen.scenario} PROFILE={chosen.profile}"
+    return options.command(make, chosen, _parser(), without=("scenario", "profile", *NOT_TOLD))
 
 
 def list_all() -> int:
@@ -111,36 +136,44 @@ def list_all() -> int:
     return 0
 
 
+def measure(chosen: argparse.Namespace) -> int:
+    """Run it, print and write what came of it; the exit code."""
+    started_at = datetime.now(UTC)
+    scenario = read(find(chosen.scenario))
+    _check_profile(scenario, chosen.profile)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            outcomes = runner.run(load(chosen, scenario))
+    except ExchangeError as error:
+        raise NoShopError(f"nothing to load at {chosen.url or 'the stack'}: {error}") from None
+    print_outcome(worth_showing(outcomes))
+    settings = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(chosen).items()
+        if name not in NOT_TOLD and value is not None
+    }
+    for outcome in outcomes:
+        outcome.command = _command(chosen)
+    name = chosen.name or f"load-{Path(chosen.scenario).stem}"
+    return conclude(outcomes, name, settings=settings, started_at=started_at, folder=chosen.results)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = read_options(arguments)
-    started_at = datetime.now(UTC)
     try:
         if chosen.list:
             return list_all()
         if chosen.compare:
             return compare.compare(*chosen.compare)
-        scenario = read(find(chosen.scenario))
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            outcomes = runner.run(load(chosen, scenario))
+        return measure(chosen)
     except (NotRunningError, NoShopError, compare.NotComparableError) as error:
         print(error, file=sys.stderr)
         return os.EX_UNAVAILABLE
     except (ScenarioError, BrokenRunError) as error:
         print(error, file=sys.stderr)
         return os.EX_DATAERR if isinstance(error, ScenarioError) else 1
-    except ExchangeError as error:
-        print(f"nothing to load at {chosen.url or 'the stack'}: {error}", file=sys.stderr)
-        return os.EX_UNAVAILABLE
-    print_outcome(outcomes[-1])
-    settings = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(chosen).items()
-        if name not in ("data_dir", "results", "compare", "list", "name") and value is not None
-    }
-    for outcome in outcomes:
-        outcome.command = f"make load SCENARIO={chosen.scenario} PROFILE={chosen.profile}"
-    name = chosen.name or f"load-{Path(chosen.scenario).stem}"
-    return conclude(outcomes, name, settings=settings, started_at=started_at, folder=chosen.results)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return interrupted()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ VERSIONS_OF: Final = ("tercet", "uvloop", "httptools", "asyncpg", "hdrhistogram"
 
 @dataclass
 class Outcome:
-    """A run that is over. parts: what each took; grown: its memory first and last."""
+    """A run that is over. parts: what each took; grown: its memory once warm, and at last."""
 
     run: Run
     url: str
@@ -52,11 +52,16 @@ class Outcome:
         """Arrivals a second that were asked for, of all traffic."""
         return sum(one.due for one in self.recorders) / self.run.seconds
 
-    def print_step(self) -> None:
-        """One line of a search for the knee."""
+    @property
+    def missed(self) -> str:
+        """The first target that was missed; empty where all held."""
         missed = [check for check in self.checks if not check.held]
-        words = f"missed: {missed[0].what} ({missed[0].detail})" if missed else "held"
-        print(f"load {self.run.load:6.2f}: {self.rate:8.0f} arrivals/s  {words}", flush=True)
+        return f"{missed[0].what} ({missed[0].detail})" if missed else ""
+
+    def print_step(self, then: str = "") -> None:
+        """One line of a search for the knee; then: what is done about it."""
+        words = f"missed: {self.missed}" if self.missed else "held"
+        print(f"load {self.run.load:6.2f}: {self.rate:8.0f} arrivals/s  {words}{then}", flush=True)
 
     def rows(self) -> list[Row]:
         rows: list[Row] = []
@@ -82,6 +87,9 @@ class Outcome:
             add(f"memory of {part.name}", part.memory_bytes, "bytes (PSS)")
             if part.cpu_s is not None:
                 add(f"CPU of {part.name}", part.cpu_s, "s")
+        if self.run.profile.name == "soak":
+            for name, (first, last) in self.grown.items():
+                add(f"memory of {name}, growth", last / first if first else 0.0, "times")
         add("CPU of the generator", self.ended.cpu_s, "s")
         return rows
 
@@ -141,11 +149,22 @@ def _print_growth(grown: Mapping[str, tuple[float, float]]) -> None:
         [name, f"{first / MIB:.1f}", f"{last / MIB:.1f}", "GREW" if _grew(first, last) else ""]
         for name, (first, last) in grown.items()
     ]
-    print_table(["part", "MiB at first", "at last", ""], rows)
+    print_table(["part", "MiB once warm", "at last", ""], rows)
 
 
 def _grew(first: float, last: float) -> bool:
     return last > first * SOAK_GROWTH
+
+
+def knee(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The step with the highest load that held, of steps by their load."""
+    held = [one for one in outcomes if one.held]
+    return held[-1] if held else None
+
+
+def worth_showing(outcomes: Sequence[Outcome]) -> Outcome:
+    """The run; of steps the knee, else the one that came nearest to it."""
+    return knee(outcomes) or outcomes[0]
 
 
 def conclude(
@@ -156,37 +175,43 @@ def conclude(
     started_at: datetime,
     folder: Path,
 ) -> int:
-    """Write the last run, and where the knee is if it was looked for; the exit code."""
-    last = outcomes[-1]
-    story, rows = last.story(), last.rows()
-    held = last.held
-    if last.run.profile.name == "breakpoint":
-        knee = [one for one in outcomes if one.held][-1:]
-        held = bool(knee)
-        rate = knee[0].rate if knee else 0.0
+    """Write the run, and where the knee is if it was looked for; the exit code."""
+    shown = worth_showing(outcomes)
+    story, rows = shown.story(), shown.rows()
+    if shown.run.profile.name == "breakpoint":
+        rate = shown.rate if shown.held else 0.0
         rows.insert(
             0, Row("the knee: arrivals at the last load that held", rate, "/s", note=NO_PEER)
         )
         story = Story(**{**_members(story), "curves": [_knee_curve(outcomes)]})
-        print(
-            f"\nthe knee: {rate:.0f} arrivals/s, load {knee[0].run.load:.2f}, was the last step "
-            f"that held"
-            if knee
-            else "\nnot even the first step held"
-        )
+        print(f"\n{_knee_words(outcomes)}")
     path = write(
         name,
         rows,
-        settings={**settings, "url": last.url},
+        settings={**settings, "url": shown.url},
         started_at=started_at,
         folder=folder,
         story=story,
     )
     print(f"\nwritten to {path}")
-    if not held:
-        missed = [check.what for check in last.checks if not check.held]
+    if not shown.held:
+        missed = [check.what for check in shown.checks if not check.held]
         print(f"failed: {'; '.join(missed)}", file=sys.stderr)
-    return 0 if held else 1
+    return 0 if shown.held else 1
+
+
+def _knee_words(outcomes: Sequence[Outcome]) -> str:
+    found = knee(outcomes)
+    if found is None:
+        first = outcomes[0]
+        return f"no knee: not even {first.rate:.0f} arrivals/s, load {first.run.load:.2f}, held"
+    where = f"{found.rate:.0f} arrivals/s, load {found.run.load:.2f}"
+    if found is outcomes[-1]:
+        return f"no knee up to {where}: every step held"
+    above = outcomes[outcomes.index(found) + 1]
+    return (
+        f"the knee: {where}, is the last step that held; {above.rate:.0f}/s missed {above.missed}"
+    )
 
 
 def _members(story: Story) -> dict[str, Any]:

@@ -22,7 +22,12 @@ from loadtests.waiting import until
 HEALTHY_WITHIN_S: Final = 45.0  # above the supervisor's longest back-off of 30 s
 # A fast shutdown: PostgreSQL waits on SIGTERM until every client has gone.
 STOP_SIGNALS: Final = dict.fromkeys(("primary", "standby", "standby-2"), signal.SIGINT)
-HEALTH_PATHS: Final = {"access": "/ready", "business": "/ready", "provider": "/live"}
+HEALTH_PATHS: Final = {
+    "access": "/ready",
+    "business": "/ready",
+    "provider": "/live",
+    "mailbox": "/live",
+}
 
 
 class UnknownPartError(Exception):
@@ -108,6 +113,40 @@ class Parts:
         process = self.process(name)
         process.send_signal(STOP_SIGNALS.get(name, signal.SIGTERM))
         return process.pid
+
+    def serving(self, name: str) -> set[int]:
+        """The ids of the processes that serve under the part's own: of access and business."""
+        try:
+            return {child.pid for child in self.process(name).children()}
+        except psutil.NoSuchProcess:
+            return set()
+
+    def crash(self, name: str) -> set[int]:
+        """kill -9 one of the processes that serve, the oldest; returns its id."""
+        serving = self.serving(name)
+        if not serving:
+            raise UnknownPartError(f"{name} has no process that serves now")
+        victim = min(serving)
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(victim).kill()
+        return {victim}
+
+    def reload(self, name: str) -> set[int]:
+        """Ask for a rolling restart; returns the ids of the processes that served until then."""
+        serving = self.serving(name)
+        self.process(name).send_signal(signal.SIGHUP)
+        return serving
+
+    async def wait_until_replaced(
+        self, name: str, old: set[int], *, within_s: float = HEALTHY_WITHIN_S
+    ) -> float:
+        """Wait until none of these processes serves, and others do; returns the seconds."""
+
+        async def is_replaced() -> bool:
+            serving = self.serving(name)
+            return bool(serving) and not serving & old and await self.is_healthy(name)
+
+        return await until(is_replaced, within_s=within_s, what=f"{name} is replaced")
 
     async def start(self, name: str, *, within_s: float = HEALTHY_WITHIN_S) -> float:
         """Let it run again, whatever was done to it; returns the seconds until it was healthy."""

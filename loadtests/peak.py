@@ -11,17 +11,16 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import uvloop
 
 from loadtests import options
+from loadtests.benchmark import PLACES, interrupted
 from loadtests.outcome import Outcome, conclude, print_outcome
 from loadtests.own_stack import own_shop
 from loadtests.perform import perform
 from loadtests.profiles import PROFILES, Run
 from loadtests.programs import BrokenRunError
-from loadtests.result import RESULTS
 from loadtests.scenario import Scenario, ScenarioError, find, read
 from loadtests.settling import all_final, prove
 from loadtests.shop import NoShopError
@@ -41,14 +40,17 @@ async def peak(chosen: argparse.Namespace, scenario: Scenario) -> tuple[Outcome,
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.peak", description=__doc__)
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = options.parser_of("peak", __doc__)
     add = parser.add_argument
     add("--scenario", default="peak", help="another file with its own faults")
     add("--seconds", type=options.positive, help="the whole timetable stretched to that length")
     add("--load", type=options.positive, default=1.0, help="times the rates of the scenario")
     add("--seed", type=int, default=1)
-    add("--results", type=Path, default=RESULTS, help="folder of the result file")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ScenarioError, BrokenRunError, NoShopError, ExchangeError) as error:
         print(f"broke: {error}", file=sys.stderr)
         return 1
-    outcome.command = "make peak"
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return interrupted()
+    outcome.command = options.command("make peak", chosen, _parser(), without=PLACES)
     print_outcome(outcome)
     print(f"\n{said}")
     settings = {"scenario": chosen.scenario, "load": chosen.load, "seed": chosen.seed}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
 from loadtests.crew import run_crew
 from loadtests.faults import Faults, Played, recoveries
@@ -17,6 +17,8 @@ from loadtests.sampling import Sampler
 from loadtests.shop import Goods
 from loadtests.usage import UsageMeter
 from loadtests.verdicts import checks
+
+WARM: Final = 0.2  # of a run, after which what can be held is held and memory should stay
 
 
 async def perform(
@@ -32,13 +34,17 @@ async def perform(
         async def stocked() -> Goods:
             return await open_sale(run, shop.url, goods, shop.operator_token)
 
+        def began(at: float) -> None:
+            line.began(at)
+            watch.began(at)
+
         ended = await run_crew(
             run,
             shop.url,
             processes=processes,
             seed=seed,
             goods=stocked,
-            began=watch.began,
+            began=began,
             heard=line.heard,
         )
         line.clear()
@@ -54,7 +60,7 @@ async def perform(
         ended=ended,
         parts=meter.read(),
         series=watch.sampler.series() if watch.sampler else [],
-        grown=watch.sampler.grown() if watch.sampler else {},
+        grown=watch.sampler.grown(run.seconds * WARM) if watch.sampler else {},
         played=played,
         checks=found,
     )

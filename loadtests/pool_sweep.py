@@ -23,11 +23,13 @@ import uvloop
 
 from infra.local.addresses import LOOPBACK, free_port
 from infra.local.folder import DataFolder
+from loadtests import options
+from loadtests.benchmark import PLACES, interrupted
 from loadtests.options import positive, whole
 from loadtests.own_stack import LIMITS, Shop, own_shop, script
 from loadtests.programs import BrokenRunError, Launch, Program, running
 from loadtests.report import print_table
-from loadtests.result import NO_PEER, RESULTS, Row, write
+from loadtests.result import NO_PEER, Row, write
 from loadtests.scenario import Stack
 from loadtests.shop import NoShopError, page_target, read_goods
 from loadtests.sides import scratch
@@ -257,7 +259,7 @@ def rows_of(found: Mapping[str, Sequence[Point]]) -> list[Row]:
     return rows
 
 
-def story(found: Mapping[str, Sequence[Point]], said: Sequence[str]) -> Story:
+def story(command: str, found: Mapping[str, Sequence[Point]], said: Sequence[str]) -> Story:
     def curve(name: str, unit: str, of: str) -> Curve:
         lines = {
             kind: [(float(point.times), float(getattr(point, of))) for point in points]
@@ -270,17 +272,20 @@ def story(found: Mapping[str, Sequence[Point]], said: Sequence[str]) -> Story:
         curve("99th percentile by pool size", "ms", "p99_ms"),
         curve("connections in use by Little's law", "connections", "needed"),
     ]
-    return Story("make pool-sweep", curves=curves)
+    return Story(command, curves=curves)
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.pool_sweep", description=__doc__)
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = options.parser_of("pool_sweep", __doc__)
     add = parser.add_argument
     add("--times", type=_times, default=TIMES, help="the cores: sizes of the pools, by commas")
     add("--rounds", type=whole, default=3)
     add("--seconds", type=positive, default=3.0, help="of each size in each round")
-    add("--results", type=Path, default=RESULTS, help="folder of the result file")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def _times(text: str) -> list[int]:
@@ -295,6 +300,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BROKEN as error:
         print(f"broke: {error}", file=sys.stderr)
         return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return interrupted()
+    command = options.command("make pool-sweep", chosen, _parser(), without=PLACES)
     found = {name: points_of(rounds) for name, rounds in measured.items()}
     said = [words(name, points) for name, points in found.items()]
     print_points(found)
@@ -305,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings={"times": chosen.times, "rounds": chosen.rounds, "seconds": chosen.seconds},
         started_at=started_at,
         folder=chosen.results,
-        story=story(found, said),
+        story=story(command, found, said),
     )
     print(f"\nwritten to {path}")
     return 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,8 @@ STEP_S: Final = (
 )
 STEP: Final = 1.25  # from one step to the next: the knee is known to a quarter
 FIRST_STEP: Final = 0.5
-STEPS: Final = 24  # the last of them is 105 times the load of the scenario
+STEPS: Final = 24  # the last of them is 84 times the load of the scenario
+HALVINGS: Final = 4  # where not even the first step held: down to a 32nd of the load
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ PROFILES: Final = {
         ),
         Profile(
             "breakpoint",
-            "steps of a quarter more, until one misses a target: where the knee is",
+            "steps of a quarter more, until one misses a target twice: where the knee is",
             seconds=STEP_S,
         ),
         Profile("warm-up", "a fifth of the load, not measured", load=SMOKE_LOAD, seconds=WARM_UP_S),
@@ -117,3 +119,21 @@ class Run:
         own_seed = seed * of + number if random else None
         moments_s = staged(shares, seed=own_seed, first=number / of)
         return (moment for moment in moments_s if moment < self.seconds)
+
+
+def next_step(tried: Mapping[float, bool]) -> float | None:
+    """The load of the next step of a search for the knee; None: it is found, or there is none.
+
+    tried: whether each load held. It goes up by quarters from one that held until one has missed,
+    and first down by halves where not even the first one holds.
+    """
+    if not tried:
+        return FIRST_STEP
+    if len(tried) >= STEPS:
+        return None
+    held = [load for load, well in tried.items() if well]
+    if not held:
+        return min(tried) / 2 if len(tried) <= HALVINGS else None
+    following = max(held) * STEP
+    nearest_missed = min((load for load, well in tried.items() if not well), default=math.inf)
+    return following if following < nearest_missed else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,18 +23,22 @@ class ProgressLine:
 
     def __init__(self, seconds: float, *, show: bool) -> None:
         self._seconds = seconds
-        self._began_at: float | None = None
+        self._began_at = 0.0
         self._show = show and sys.stderr.isatty()
 
+    def began(self, at: float) -> None:
+        """at: time.monotonic() from which the seconds count."""
+        self._began_at = at
+
     def heard(self, so_far: Sequence[Mapping[str, Any]]) -> None:
-        """So many were sent of each work, and so many failed."""
+        """So many of each work are over, and so many of these failed or were never sent."""
         if not self._show:
             return
-        self._began_at = self._began_at or time.monotonic()
-        passed_s = min(time.monotonic() - self._began_at, self._seconds)
+        passed_s = min(max(0.0, time.monotonic() - self._began_at), self._seconds)
         parts = [f"{passed_s:.0f} s of {self._seconds:.0f} s"]
-        parts += [f"{one['work']}: {one['sent']} sent, {one['errors']} failed" for one in so_far]
-        print("\r\x1b[K" + "   ".join(parts), end="", file=sys.stderr, flush=True)
+        parts += [f"{one['work']}: {one['over']:,}, {one['failed']:,} failed" for one in so_far]
+        line = "   ".join(parts)[: os.get_terminal_size(sys.stderr.fileno()).columns - 1]
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         if self._show:

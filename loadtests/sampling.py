@@ -70,6 +70,11 @@ class Sampler:
             for name, points in seen.items()
         ]
 
-    def grown(self) -> dict[str, tuple[float, float]]:
-        """Memory of each part in the first and the last sample, in bytes."""
-        return {name: (seen[0][1], seen[-1][1]) for name, seen in self._memory.items() if seen}
+    def grown(self, since_s: float) -> dict[str, tuple[float, float]]:
+        """Memory of each part in the first sample since then and in the last one, in bytes."""
+        found = {}
+        for name, seen in self._memory.items():
+            later = [size_bytes for at_s, size_bytes in seen if at_s >= since_s]
+            if later:
+                found[name] = (later[0], later[-1])
+        return found

@@ -13,7 +13,10 @@ import msgspec
 
 SCENARIOS: Final = Path(__file__).resolve().parent / "scenarios"
 
-Does = Literal["page", "search", "checkout", "claim", "login", "events", "idle", "live", "request"]
+Does = Literal[
+    "page", "search", "checkout", "claim", "login", "signup", "events", "idle", "live", "request"
+]
+Breaks = Literal["kill", "crash", "pause", "restart", "reload", "failover", "brownout"]
 
 
 class ScenarioError(Exception):
@@ -71,10 +74,14 @@ class Sale(Part, frozen=True):
 
 
 class Fault(Part, frozen=True):
-    """What is done to a part of the stack at a moment. brownout: the payment provider's."""
+    """What is done to a part of the stack at a moment. brownout: the payment provider's.
+
+    crash and reload are for access and business: one of the processes that serve is killed, or
+    all of them are replaced one by one.
+    """
 
     at_s: float
-    does: Literal["kill", "pause", "restart", "failover", "brownout"]
+    does: Breaks
     part: str = "provider"
     for_s: float = 0.0  # of pause and brownout
     healthy_within_s: float = 45.0
@@ -86,8 +93,10 @@ class Fault(Part, frozen=True):
     def what(self) -> str:
         return {
             "kill": f"{self.part} killed",
+            "crash": f"a process of {self.part} killed",
             "pause": f"{self.part} paused",
             "restart": f"{self.part} restarted",
+            "reload": f"{self.part} replaced process by process",
             "failover": "primary killed, a standby promoted",
             "brownout": f"provider: {self.mode} for {self.share:.0%}",
         }[self.does]

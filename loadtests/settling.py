@@ -19,6 +19,8 @@ from loadtests.waiting import NotInTimeError, until
 # docs/payments.md has which states are final.
 OPEN: Final = "select count(*) from payments where state in ('INIT', 'PENDING', 'UNKNOWN')"
 PAID: Final = "select count(*) from payments"
+WAITING: Final = "select count(*) from mails where state = 'waiting'"
+GIVEN_UP: Final = "select count(*) from mails where state = 'dead'"
 FINAL_WITHIN_S: Final = 90.0  # reconcile asks after seconds, and again at growing distances
 PROVE_S: Final = 120.0
 ASKS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
@@ -29,7 +31,7 @@ async def all_final(shop: Shop, *, within_s: float = FINAL_WITHIN_S) -> Check:
     counts = [0, 0]
 
     async def none_open() -> bool:
-        counts[:] = await _counts(shop)
+        counts[:] = await _counts(shop, OPEN, PAID)
         return counts[0] == 0
 
     what = f"all payments are final within {within_s:g} s after the load"
@@ -40,16 +42,32 @@ async def all_final(shop: Shop, *, within_s: float = FINAL_WITHIN_S) -> Check:
     return Check(what, held=True, detail=f"{counts[1]} payments after {took_s:.1f} s")
 
 
-async def _counts(shop: Shop) -> tuple[int, int]:
-    """Payments that are open, and all; as many as nobody knows where the database does not say."""
+async def all_mailed(shop: Shop, *, within_s: float = FINAL_WITHIN_S) -> Check:
+    """Every mail that was promised is with its server: none waits, and none was given up."""
+    counts = [0, 0]
+
+    async def none_left() -> bool:
+        counts[:] = await _counts(shop, WAITING, GIVEN_UP)
+        return counts == [0, 0]
+
+    what = f"all mails are sent within {within_s:g} s after the load"
     try:
-        connection = await asyncpg.connect(dsn(shop, "tercet_read", "read_password"), timeout=2)
+        took_s = await until(none_left, within_s=within_s, what=what)
+    except NotInTimeError:
+        return Check(what, held=False, detail=f"{counts[0]} wait, {counts[1]} were given up")
+    return Check(what, held=True, detail=f"after {took_s:.1f} s")
+
+
+async def _counts(shop: Shop, *queries: str) -> list[int]:
+    """What these queries count; -1 each where the database does not say."""
+    try:
+        connection = await asyncpg.connect(dsn(shop, "tercet_app", "app_password"), timeout=2)
         try:
-            return await connection.fetchval(OPEN), await connection.fetchval(PAID)
+            return [await connection.fetchval(query) for query in queries]
         finally:
             await connection.close()
     except ASKS:
-        return -1, 0
+        return [-1] * len(queries)
 
 
 async def prove(shop: Shop, *, with_provider: bool = True) -> tuple[Check, str]:

@@ -7,6 +7,7 @@ import random
 import time
 import uuid
 from bisect import bisect
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate, cycle
 from typing import Any, Final
@@ -108,7 +109,7 @@ class ProductPages(OneRequest):
 
     def judge(self, answer: Response) -> None:
         if answer.status != 200:
-            raise Failed(f"status {answer.status}")
+            raise Failed(status_of(answer))
 
 
 class Checkouts:
@@ -209,7 +210,7 @@ class Searches(OneRequest):
 
     def judge(self, answer: Response) -> None:
         if answer.status != 200:
-            raise Failed(f"status {answer.status}")
+            raise Failed(status_of(answer))
 
 
 class Requests(OneRequest):
@@ -227,7 +228,7 @@ class Requests(OneRequest):
 
     def judge(self, answer: Response) -> None:
         if not 200 <= answer.status < 300:
-            raise Failed(f"status {answer.status}")
+            raise Failed(status_of(answer))
 
 
 class Logins(OneRequest):
@@ -250,7 +251,35 @@ class Logins(OneRequest):
 
     def judge(self, answer: Response) -> None:
         if answer.status != 201:
-            raise Failed(f"status {answer.status}")
+            raise Failed(status_of(answer))
+
+
+class SignUps(OneRequest):
+    """Asks for an account with a new address each time, which has a mail sent there.
+
+    A network may ask for so many in a while (docs/accounts.md): what is more is refused.
+    """
+
+    def __init__(self, pool: Pool, *, own: bytes = b"") -> None:
+        self.pool = pool
+        self._own = own
+
+    def ask(self) -> Asked:
+        body = json.dumps({"email": f"load-{uuid.uuid4().hex}@example.com"}).encode()
+        return Asked(b"POST", b"/customers", [JSON_HEADERS], body, self._own)
+
+    def judge(self, answer: Response) -> None:
+        if answer.status == 429:
+            raise Refused("too many mails")
+        if answer.status != 202:
+            raise Failed(status_of(answer))
+
+
+def status_of(answer: Response) -> str:
+    """The status, and the name of the problem that its body tells: who refuses, and why."""
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        return f"status {answer.status}, {json.loads(answer.body)['type'].rpartition('/')[2]}"
+    return f"status {answer.status}"
 
 
 def bearer(token: str) -> Headers:
@@ -259,5 +288,5 @@ def bearer(token: str) -> Headers:
 
 def _document(answer: Response, what: str) -> Any:
     if answer.status != 201:
-        raise Failed(f"{what}: status {answer.status}")
+        raise Failed(f"{what}: {status_of(answer)}")
     return json.loads(answer.body)

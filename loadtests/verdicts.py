@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from loadtests.generator import BEHIND_LIMIT_S
 from loadtests.profiles import Run
 from loadtests.recorder import Recorder
 from loadtests.scenario import Targets, Traffic
@@ -22,10 +23,14 @@ def checks(run: Run, recorders: Sequence[Recorder]) -> list[Check]:
 
 
 def _sent(recorder: Recorder) -> Check:
+    late = recorder.late_us > BEHIND_LIMIT_S * 1e6
     return Check(
         f"{recorder.work}: all that was due was sent",
         recorder.unsent == 0 and recorder.due > 0,
-        f"{recorder.unsent:,} of {recorder.due:,} unsent",
+        f"{recorder.unsent:,} of {recorder.due:,} unsent"
+        + (
+            f", the generator was {recorder.late_us / 1e6:.1f} s late (--processes)" if late else ""
+        ),
     )
 
 

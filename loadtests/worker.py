@@ -143,8 +143,8 @@ async def _tell(works: Sequence[Work], tell: Callable[[dict[str, Any]], None]) -
 
 def so_far(recorder: Recorder) -> Mapping[str, Any]:
     """What a line on the terminal says of it."""
-    errors = sum(recorder.errors.values())
-    return {"work": recorder.work, "sent": recorder.sent, "errors": errors + recorder.unsent}
+    failed = sum(recorder.errors.values()) + recorder.unsent
+    return {"work": recorder.work, "over": recorder.sent + recorder.unsent, "failed": failed}
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import pytest
 
 from loadtests.outcome import conclude
 from loadtests.own_stack import Shop
+from loadtests.parts import Parts
 from loadtests.perform import perform
 from loadtests.profiles import PROFILES, Run
 from loadtests.scenario import Fault, Sale, Scenario, Targets, Traffic, find, read
@@ -80,12 +81,35 @@ async def test_a_sale_opens_faults_are_played_and_the_books_are_proved(
     }
 
 
+@pytest.mark.faults
+async def test_a_crash_and_a_rolling_restart_put_others_in_the_place_of_who_served(
+    stack: RunningStack,
+) -> None:
+    parts = Parts(stack.data_dir)
+    before = {name: (parts.look(name).pid, parts.serving(name)) for name in ("access", "business")}
+    scenario = Scenario(
+        "crash and reload",
+        (Traffic("page", name="page", rate=20.0, timeout_s=20, targets=Targets()),),
+        seconds=3,
+        products=20,
+        fault=(Fault(0.2, "crash", part="business"), Fault(0.2, "reload", part="access")),
+    )
+    shop = Shop(stack.url, stack.data_dir)
+    outcome = await perform(Run.of(scenario, PROFILES["average"]), shop, processes=1, seed=1)
+    assert all(check.held for check in outcome.checks if "healthy" in check.what), outcome.checks
+    for name, (pid, serving) in before.items():
+        assert parts.look(name).pid == pid
+        assert serving
+        assert not parts.serving(name) & serving
+
+
 async def test_the_other_traffic_is_answered_too(stack: RunningStack) -> None:
     """Logins on connections of their own, batches of events, live streams that stay."""
     never = Targets(error_rate=1)
     traffic = (
         Traffic("login", rate=2.0, short=True, timeout_s=20, targets=never),
         Traffic("events", rate=4.0, batch=5, timeout_s=20, targets=never),
+        Traffic("signup", rate=1.0, arrivals="constant", timeout_s=20, targets=never),
         Traffic("live", rate=20.0, connections=10, timeout_s=20, targets=Targets(still_open=1)),
     )
     scenario = Scenario("the rest", traffic, seconds=2, products=20)
@@ -95,6 +119,8 @@ async def test_the_other_traffic_is_answered_too(stack: RunningStack) -> None:
     assert works["login"].answered > 0, works["login"].errors
     assert works["events"].answered > 0, works["events"].errors
     assert works["live"].answered == 10
+    signups = works["signup"]
+    assert signups.answered + signups.refusals["too many mails"] == 2, signups.errors
     assert all(check.held for check in outcome.checks if "live" in check.what), outcome.checks
 
 

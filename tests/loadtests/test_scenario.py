@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from loadtests.kinds import KINDS
-from loadtests.profiles import PROFILES, Run
+from loadtests.profiles import FIRST_STEP, HALVINGS, PROFILES, STEP, STEPS, Run, next_step
 from loadtests.recorder import Recorder
 from loadtests.scenario import SCENARIOS, Scenario, ScenarioError, Targets, Traffic, find, read
 from loadtests.verdicts import checks
@@ -86,6 +86,25 @@ def test_profiles_change_how_much_comes_and_for_how_long() -> None:
     assert stress[3:8] == [200] * 5
     step = Run.of(scenario, PROFILES["breakpoint"], seconds=2, load=3)
     assert in_each_second(step, PAGE) == [300, 300]
+
+
+def searched(knee: float) -> dict[float, bool]:
+    """The steps that look for a knee, of a shop that holds up to there."""
+    tried: dict[float, bool] = {}
+    while (load := next_step(tried)) is not None:
+        tried[load] = load <= knee
+    return tried
+
+
+def test_the_knee_is_looked_for_upwards_and_where_nothing_holds_downwards() -> None:
+    up = searched(knee=1.0)
+    assert list(up) == [FIRST_STEP * STEP**number for number in range(5)]
+    assert list(up.values()) == [True] * 4 + [False]
+    assert len(searched(knee=1e9)) == STEPS
+    down = searched(knee=0.3)
+    assert list(down) == [0.5, 0.25, 0.3125]
+    assert list(searched(knee=0.2)) == [0.5, 0.25, 0.125, 0.15625, 0.1953125, 0.244140625]
+    assert list(searched(knee=0)) == [FIRST_STEP / 2**number for number in range(HALVINGS + 1)]
 
 
 def test_stages_of_its_own_are_stretched_over_the_run() -> None:
