@@ -202,4 +202,8 @@ def is_wide(values: Sequence[float]) -> bool:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LABEL_CHARACTERS else f"{name[: LABEL_CHARACTERS - 1]}…"
+    """Without its middle where it is long: names differ at their ends."""
+    if len(name) <= LABEL_CHARACTERS:
+        return name
+    kept = LABEL_CHARACTERS - 1
+    return f"{name[: kept - kept // 2].rstrip()}…{name[-(kept // 2) :].lstrip()}"

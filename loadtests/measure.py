@@ -101,14 +101,16 @@ class Watch:
     def read(self, loaded_s: float) -> tuple[float, float, float]:
         """The server's CPU seconds, and of its core the idle share and that of other programs.
 
-        The core was idle before and after the load, too, which lasted `loaded_s`.
+        The core was idle before and after the load, too, which lasted `loaded_s`. The kernel looks
+        at what a core does a hundred times a second and misses what is over sooner: a core that
+        has answered in between was not idle then.
         """
         cpu_s = self._server.cpu_s() - self._cpu_s
         if self._core is None or self._times is None:
             return cpu_s, 0.0, 0.0
         times = core_times(self._core).since(self._times)
         around_s = max(0.0, time.monotonic() - self._began_at - loaded_s)
-        idle_s = max(0.0, times.idle_s - around_s)
+        idle_s = max(0.0, min(times.idle_s - around_s, loaded_s - cpu_s))
         others_s = max(0.0, times.other_s - cpu_s)
         return cpu_s, idle_s / loaded_s, others_s / loaded_s
 

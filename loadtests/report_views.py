@@ -35,7 +35,7 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
     "growth": ("Growth", "What a request costs as the catalog and the connections grow."),
     "pool-sweep": ("Pool sizes", "Throughput and waiting against the size of access' pools."),
     "peak": ("A peak that proves itself", "The promotion in small, with faults on a timetable."),
-    "load": ("An open load", "Pages and payments on a schedule, whatever the answers do."),
+    "load": ("An open load", "Requests on a schedule, whatever the answers do."),
     "faults": ("Faults", "What each experiment did, and what it cost."),
 }
 LOAD: Final = re.compile(r"(long|short)-(\d+)-?")  # of the article, in a name
@@ -87,7 +87,7 @@ class View:
         self.title, self.intro = words or (self.name, "")
         if self.title != self.name and self.name not in TITLES:
             part = LOAD.sub(r"\1 \2, ", self.name.partition("-")[2])
-            self.title = f"{self.title}: {part.strip('-, ')}"
+            self.title = f"{self.title}: {part.strip('-, ').replace('_', ' ')}"
         self.rows: Sequence[Mapping[str, Any]] = document["rows"]
         self.machine: Mapping[str, Any] = document.get("machine") or {}
         self.settings: Mapping[str, Any] = document.get("settings") or {}

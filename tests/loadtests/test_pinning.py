@@ -9,7 +9,9 @@ import time
 
 import pytest
 
+from loadtests.measure import Watch
 from loadtests.pinning import Cores, choose, core_times, on_core
+from loadtests.programs import Program
 
 WHERE = [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"]
 
@@ -38,3 +40,19 @@ def test_a_core_that_works_is_seen_to_work() -> None:
         while time.process_time() < until:
             pass
     assert core_times(core).since(before).other_s > 0.1
+
+
+def test_a_core_is_not_idle_while_its_server_works_in_between() -> None:
+    """Work that is over sooner than the kernel looks: by its own counts the core is idle."""
+    core = max(os.sched_getaffinity(0))
+    with on_core(core):
+        watch, began_at = Watch(Program(os.getpid(), 0), core), time.monotonic()
+        while time.monotonic() - began_at < 0.4:
+            worked_until = time.monotonic() + 0.001
+            while time.monotonic() < worked_until:
+                pass
+            time.sleep(0.001)
+        loaded_s = time.monotonic() - began_at
+        cpu_s, idle, _ = watch.read(loaded_s)
+    assert cpu_s > 0.1
+    assert idle <= 1 - cpu_s / loaded_s + 0.01

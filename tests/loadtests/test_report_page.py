@@ -193,6 +193,14 @@ def test_labels_are_moved_apart_and_stay_within() -> None:
     assert spread([], 14, 0, 100) == []
 
 
+def test_long_names_are_told_apart_by_their_ends() -> None:
+    names = ["orders and payments, short", "orders and payments, short: its payment alone"]
+    lines = [Line(name, [(0.0, 1.0), (1.0, 2.0)], n) for n, name in enumerate(names)]
+    svg = str(Chart("latency", "ms", lines, "s").svg(NARROW))
+    assert "orders and…ents, short" in svg
+    assert "orders and…yment alone" in svg
+
+
 def test_a_percentile_axis_gives_each_nine_the_same_width() -> None:
     points = [(0.0, 1.0), (90.0, 2.0), (99.0, 3.0), (99.9, 4.0), (99.99, 4.5), (100.0, 5.0)]
     svg = str(Chart("latency", "ms", [Line("a", points, 0)], "percentile").svg(NARROW))
