@@ -6,14 +6,16 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from infra import process
 from loadtests.scenario import Breaks, Fault, Scenario, Targets, Traffic
 
 FIRST_AT_S: Final = 4.0  # the load has begun
 GAPS_S: Final = (3.0, 8.0)  # between two faults: some meet the repair of the one before
 MAILS: Final = 25  # a network may ask for 30 in 15 minutes (docs/accounts.md)
 QUIET_S: Final = 8.0  # at the end, in which everything can mend
-WORKERS: Final = tuple(f"worker-{name}" for name in process.WORKERS)
+WORKERS: Final = tuple(
+    f"worker-{name}"
+    for name in ("outbox", "reconcile", "expiry", "webhooks", "live", "mails", "rollups")
+)
 SERVING: Final = ("access", "business")
 # Every part is broken. Of access it is a process that serves, not the parent that has its socket:
 # without that nobody listens, and there is no other access to go to. What stands here twice comes
