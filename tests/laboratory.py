@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from unittest.mock import patch
 from uuid import uuid4
 
@@ -74,14 +75,37 @@ class OwnDatabase:
             await asyncio.to_thread(getattr(run, way), revision)
 
 
+# Of each stack, the migrated database that others are copies of; it goes with the stack.
+_migrated: dict[Path, OwnDatabase] = {}
+
+
+@asynccontextmanager
+async def migrated_database(stack: RunningStack) -> AsyncIterator[OwnDatabase]:
+    """Migrated and otherwise empty: a copy, which takes a tenth of the time of all migrations."""
+    if stack.data_dir not in _migrated:
+        made = await _created(stack)
+        await made.upgrade()
+        _migrated[stack.data_dir] = made
+    async with own_database(stack, like=_migrated[stack.data_dir]) as database:
+        yield database
+
+
 @asynccontextmanager
 async def own_database(
     stack: RunningStack, *, like: OwnDatabase | None = None
 ) -> AsyncIterator[OwnDatabase]:
     """An empty database with roles and extensions, or a copy of one that nobody is using."""
-    database = OwnDatabase(stack, f"lab_{uuid4().hex}")
-    admin = await asyncpg.connect(_elsewhere(stack.dsn("postgres"), "postgres"))
+    database = await _created(stack, like)
     try:
+        yield database
+    finally:
+        async with _administrator(stack) as admin:
+            await admin.execute(f"drop database if exists {database.name} with (force)")
+
+
+async def _created(stack: RunningStack, like: OwnDatabase | None = None) -> OwnDatabase:
+    database = OwnDatabase(stack, f"lab_{uuid4().hex}")
+    async with _administrator(stack) as admin:
         if like is None:
             await admin.execute(
                 f"create database {database.name} owner tercet_owner {LIKE_THE_SHOPS}"
@@ -93,9 +117,17 @@ async def own_database(
         await admin.execute(
             f"alter role postgres in database {database.name} set role = 'tercet_owner'"
         )
-        yield database
+    return database
+
+
+@asynccontextmanager
+async def _administrator(
+    stack: RunningStack,
+) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    admin = await asyncpg.connect(_elsewhere(stack.dsn("postgres"), "postgres"))
+    try:
+        yield admin
     finally:
-        await admin.execute(f"drop database if exists {database.name} with (force)")
         await admin.close()
 
 

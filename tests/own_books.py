@@ -25,7 +25,7 @@ from services.data.payment_operations import Kind, PaymentOperation
 from services.data.payments import CaptureMethod, Payment
 from services.data.sources import Reader
 from tests.business.test_sandbox import SECRET, Provider, running
-from tests.laboratory import OwnDatabase, own_database
+from tests.laboratory import OwnDatabase, migrated_database
 from tests.running_stack import RunningStack
 from tests.shopping import Books, Goods, open_books, place
 
@@ -97,8 +97,8 @@ class OwnBooks:
 async def own_books(
     stack: RunningStack, folder: Path, **changes: object
 ) -> AsyncIterator[OwnBooks]:
-    async with own_database(stack) as database, running(folder / "provider.sqlite3") as provider:
-        await database.upgrade()
+    ledger = folder / "provider.sqlite3"
+    async with migrated_database(stack) as database, running(ledger) as provider:
         settings = database.settings(
             provider_url=f"http://127.0.0.1:{provider.port}",
             provider_secret=SecretStr(SECRET),

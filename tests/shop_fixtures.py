@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from services.business.shop import Shop, open_shop
-from tests.laboratory import OwnDatabase, own_database
+from tests.laboratory import OwnDatabase, migrated_database
 from tests.running_stack import RunningStack
 from tests.shopping import (
     Books,
@@ -66,8 +66,7 @@ def customer(http: httpx.AsyncClient) -> Customer:
 @pytest_asyncio.fixture(scope="session")
 async def laboratory(stack: RunningStack) -> AsyncIterator[OwnDatabase]:
     """A database beside the shop's, for what workers and other tests must not meddle with."""
-    async with own_database(stack) as database:
-        await database.upgrade()
+    async with migrated_database(stack) as database:
         yield database
 
 

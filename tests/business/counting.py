@@ -18,7 +18,7 @@ from services.data.log_reader import ValkeyLogReader
 from services.event_log import Entry, ValkeyEventLog
 from services.events import Event, View, write_events
 from tests.events_valkey import EventsValkey, events_valkey
-from tests.laboratory import OwnDatabase, own_database
+from tests.laboratory import OwnDatabase, migrated_database
 from tests.running_stack import RunningStack
 from tests.shopping import Books, open_books
 from tests.test_hyperloglog import named
@@ -47,8 +47,7 @@ def own_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventsValkey]:
 
 @pytest_asyncio.fixture(scope="session")
 async def counting_database(stack: RunningStack) -> AsyncIterator[OwnDatabase]:
-    async with own_database(stack) as made:
-        await made.upgrade()
+    async with migrated_database(stack) as made:
         yield made
 
 

@@ -11,7 +11,7 @@ import httpx
 from services.business.shop import open_shop
 from services.data.customers import OPERATOR
 from tests.faults.waiting import until
-from tests.laboratory import OwnDatabase, own_database
+from tests.laboratory import OwnDatabase, migrated_database
 from tests.running_stack import RunningStack
 from tests.shopping import Books, Customer, asgi_client, http_client, open_books
 
@@ -91,8 +91,7 @@ async def test_the_token_of_the_settings_is_the_first_operators(
 
 
 async def test_another_token_of_the_settings_takes_its_place(stack: RunningStack) -> None:
-    async with own_database(stack) as database:
-        await database.upgrade()
+    async with migrated_database(stack) as database:
         fresh = secrets.token_urlsafe(32)
         await with_token(database, fresh)
         async with open_books(database.superuser_dsn(), relayed=False) as books:

@@ -23,7 +23,7 @@ from services.data.mails import ClaimedMail, Mail, claim_mails, insert_mail
 from services.settings import MailboxSettings
 from tests.accounts import Person, new_email
 from tests.faults.waiting import until
-from tests.laboratory import OwnDatabase, own_database
+from tests.laboratory import OwnDatabase, migrated_database
 from tests.running_stack import RunningStack
 from tests.shopping import Books, asgi_client, http_client, open_books
 
@@ -59,8 +59,7 @@ async def server() -> AsyncIterator[Server]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def mail_database(stack: RunningStack) -> AsyncIterator[OwnDatabase]:
     """Where no other test has mails waiting."""
-    async with own_database(stack) as database:
-        await database.upgrade()
+    async with migrated_database(stack) as database:
         yield database
 
 

@@ -20,7 +20,7 @@ from services import data
 from services.data import search
 from services.data.search import After, Filters, Match, Sort
 from tests.data.grown import BIG, grow
-from tests.laboratory import own_database
+from tests.laboratory import migrated_database
 from tests.running_stack import RunningStack
 
 PRODUCTS = 20_000
@@ -127,8 +127,7 @@ def statements() -> Iterator[tuple[str, str]]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def grown(stack: RunningStack) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    async with own_database(stack) as database:
-        await database.upgrade()
+    async with migrated_database(stack) as database:
         await grow(database.superuser_dsn(), PRODUCTS)
         connection = await asyncpg.connect(database.superuser_dsn())
         yield connection

@@ -56,7 +56,7 @@ from services.data.rollups import make_hour, make_partitions
 from services.data.stock import Quantity, release_stock
 from services.deadline import Deadline
 from services.events import View, write_events
-from tests.laboratory import OwnDatabase, own_database
+from tests.laboratory import OwnDatabase, migrated_database
 from tests.running_stack import RunningStack
 from tests.shopping import Books, open_books, place
 
@@ -390,8 +390,7 @@ PLANTED = (
 @pytest_asyncio.fixture(scope="module")
 async def traded(stack: RunningStack) -> AsyncIterator[OwnDatabase]:
     """A database with an order in every state, and payments."""
-    async with own_database(stack) as database:
-        await database.upgrade()
+    async with migrated_database(stack) as database:
         dsn = database.superuser_dsn()
         async with open_shop(database.settings()) as shop, open_books(dsn) as books:
             await trade(shop, books)
