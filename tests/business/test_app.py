@@ -98,10 +98,11 @@ async def test_work_whose_deadline_is_past_is_not_begun(
 async def test_a_bug_is_told_by_its_request_id_alone(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.data.products.SELECT_CATEGORIES", "select secret_column")
-    shop.lists.purge(["products"], 2**60)
+    """In what no cache keeps: one that was told to load anew would do so for all tests after."""
+    monkeypatch.setattr("services.data.own_orders.SELECT_OWN_ORDER", "select secret_column")
+    headers = {"x-request-id": "request-1", "x-customer-id": str(uuid4())}
     async with asgi_client(shop) as client:
-        answer = await client.get("/categories", headers={"x-request-id": "request-1"})
+        answer = await client.get(f"/orders/{uuid4()}", headers=headers)
     assert answer.status_code == 500
     assert answer.json() == {
         "type": "/problems/internal-error",
