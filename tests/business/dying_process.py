@@ -24,11 +24,13 @@ import orjson
 from pydantic import BaseModel
 
 from services.business import expiry, reconcile
+from services.business.cancellations import CANCEL_ORDERS
 from services.business.followup_claims import FollowUp
 from services.business.followups import follow_up
 from services.business.orders import place_order
 from services.business.payments import pay
 from services.business.providers.sandbox_adapter import SandboxAdapter
+from services.business.sale_claims import CLAIM_UNITS, NewClaim
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop, open_shop
 from services.business.webhooks import RECEIVE_WEBHOOKS, SANDBOX
@@ -41,7 +43,9 @@ from services.data.webhooks import Webhook
 from services.settings import BusinessSettings, load
 from services.telemetry import configure_logging
 
-Step = Literal["order", "pay", "capture", "refund", "webhook", "expiry", "reconcile"]
+Step = Literal[
+    "order", "claim", "cancel", "pay", "capture", "void", "refund", "webhook", "expiry", "reconcile"
+]
 CALLS: Final = ("charge", "find", "capture", "void", "refund", "find_operation")
 STATEMENTS: Final = ("fetch", "fetchrow", "fetchval", "execute")
 BODY: Final = b"the same"
@@ -50,8 +54,8 @@ BODY: Final = b"the same"
 class Errand(BaseModel):
     """A step, and the point of it at which the process dies; without one it lives.
 
-    subject_id: the variant to order, the order to pay, the payment to capture or refund. key: of
-    the client, or the id of the webhook.
+    subject_id: the variant to order, the flash sale to claim of, the order to cancel or pay, the
+    payment to capture, void or refund. key: of the client, or the id of the webhook.
     """
 
     step: Step
@@ -69,10 +73,15 @@ async def do(shop: Shop, errand: Errand) -> str:
             line = {"variant_id": str(errand.subject_id), "quantity": 2}
             wanted = OrderRequest.model_validate({"lines": [line]})
             await place_order(shop, errand.customer_id, wanted, errand.key, BODY)
+        case "claim":
+            wanted_units = NewClaim(errand.customer_id, errand.subject_id, 2, errand.key, BODY)
+            await shop.join(CLAIM_UNITS, wanted_units)
+        case "cancel":
+            await shop.join(CANCEL_ORDERS, OrderKey(errand.customer_id, errand.subject_id))
         case "pay":
             order_key = OrderKey(errand.customer_id, errand.subject_id)
             return (await pay(shop, order_key, "tok_approve", errand.key, BODY)).payment.state
-        case "capture" | "refund":
+        case "capture" | "void" | "refund":
             key = Key(OPERATOR, errand.step, errand.key, BODY)
             wanted_of = FollowUp(errand.subject_id, errand.step, key)
             return (await follow_up(shop, wanted_of)).operation.state

@@ -41,9 +41,12 @@ UNSETTLED: Final = "state in ('INIT', 'PENDING', 'UNKNOWN')"
 # settled by 2 and noted as handled by 3; reconcile takes what is due by 1 and 2.
 POINTS: Final[dict[Step, tuple[str, ...]]] = {
     "order": ("after commit 1",),
+    "claim": ("before commit 1", "after commit 1"),
+    "cancel": ("before commit 1", "after commit 1"),
     "pay": ("before commit 1", "after commit 1", "after call 1", "before commit 2",
         "after commit 2"),
     "capture": ("after commit 1", "after call 1"),
+    "void": ("after commit 1", "after call 1", "after commit 2"),
     "refund": ("after call 1", "before commit 2"),
     "webhook": ("after commit 1", "after commit 2"),
     "expiry": ("before commit 1", "after commit 1"),
@@ -52,19 +55,23 @@ POINTS: Final[dict[Step, tuple[str, ...]]] = {
 
 
 class Came(NamedTuple):
-    """States of the customer's orders; charges that took money or authorised it, and what was
-    captured and refunded, all by the provider's own ledger."""
+    """States of the customer's orders; charges that took money or authorised it, what was
+    captured and refunded, and charges that were let go, all by the provider's own ledger."""
 
     orders: list[str]
     charges: int
     captured_minor: int
     refunded_minor: int
+    voided: int = 0
 
 
 COMES_TO: Final[dict[Step, Came]] = {
     "order": Came(["placed"], 0, 0, 0),
+    "claim": Came(["placed"], 0, 0, 0),  # one order, though its sale has units for two
+    "cancel": Came(["cancelled"], 0, 0, 0),
     "pay": Came(["paid"], 1, 2000, 0),
     "capture": Came(["paid"], 1, 2000, 0),
+    "void": Came(["cancelled"], 1, 0, 0, voided=1),
     "refund": Came(["refunded"], 1, 2000, 2000),
     "webhook": Came(["paid"], 1, 2000, 0),
     "expiry": Came(["expired"], 0, 0, 0),
@@ -139,13 +146,17 @@ async def prepared(own: OwnBooks, step: Step) -> Errand:
         case "order":
             (customer_id,) = await own.books.guest_ids(1)
             return Errand(step=step, customer_id=customer_id, subject_id=own.goods.variant, key=key)
-        case "pay" | "expiry":
+        case "claim":
+            (customer_id,) = await own.books.guest_ids(1)
+            sale_id = await own.books.flash_sale(own.goods.variant, units=4, customer_limit=4)
+            return Errand(step=step, customer_id=customer_id, subject_id=sale_id, key=key)
+        case "pay" | "cancel" | "expiry":
             order = await place(own.shop, {own.goods.variant: 2})
             if step == "expiry":
                 await own.books.let_holds_end(own.goods.variant)
             return Errand(step=step, customer_id=order[0], subject_id=order[1], key=key)
-        case "capture" | "refund":
-            payment = await own.pay(capture="manual" if step == "capture" else "automatic")
+        case "capture" | "void" | "refund":
+            payment = await own.pay(capture="automatic" if step == "refund" else "manual")
             return _of(payment, step, key)
         case "webhook":
             payment = await _charged(own)
@@ -188,7 +199,8 @@ async def came(own: OwnBooks, errand: Errand, known: int) -> Came:
         "select state from orders where customer_id = $1", errand.customer_id
     )
     new = (await charges(own))[known:]
-    sums = [sum(one[name] for one in new) for name in ("captured_minor", "refunded_minor")]
+    names = ("captured_minor", "refunded_minor", "voided")
+    sums = [sum(one[name] for one in new) for name in names]
     return Came([row["state"] for row in rows], len(new), *sums)
 
 
