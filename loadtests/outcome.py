@@ -21,6 +21,10 @@ from loadtests.usage import Usage
 from loadtests.verdicts import print_checks
 
 SOAK_GROWTH: Final = 1.2  # of a part's memory, above which a soak says so
+LIMITED: Final = (
+    "\n429 is no overload: a load comes from one address, and a shop lets no address have so much "
+    "(TERCET_ADDRESS_RATES, TERCET_CUSTOMER_RATES). --own-stack has no such limits."
+)
 VERSIONS_OF: Final = ("tercet", "uvloop", "httptools", "asyncpg", "hdrhistogram")
 
 
@@ -141,6 +145,8 @@ def print_outcome(outcome: Outcome) -> None:
         _print_growth(outcome.grown)
     print()
     print_checks(outcome.checks)
+    if any("status 429" in kind for work in outcome.recorders for kind in work.errors):
+        print(LIMITED)
 
 
 def _print_growth(grown: Mapping[str, tuple[float, float]]) -> None:
