@@ -24,6 +24,7 @@ from loadtests.benchmark import PLACES, interrupted
 from loadtests.outcome import Outcome, conclude, print_outcome, worth_showing
 from loadtests.own_stack import Shop, own_shop, running_shop
 from loadtests.perform import perform
+from loadtests.preparing import look_at_pages
 from loadtests.profiles import PROFILES, Run, next_step
 from loadtests.programs import BrokenRunError
 from loadtests.scenario import Scenario, ScenarioError, find, read
@@ -73,11 +74,13 @@ async def _one(chosen: argparse.Namespace, run: Run, shop: Shop) -> Outcome:
 
 
 async def _warm_up(chosen: argparse.Namespace, scenario: Scenario, shop: Shop) -> None:
-    """Without sale and faults, which happen once."""
+    """Without sale and faults, which happen once; each page is held then."""
     traffic = tuple(one for one in scenario.traffic if one.does not in ("claim", "idle", "live"))
     if traffic:
         calm = msgspec.structs.replace(scenario, traffic=traffic, sale=None, fault=())
         run = Run.of(calm, PROFILES["warm-up"], seconds=chosen.warm_up_s, load=chosen.load)
+        if any(one.does == "page" for one in traffic):
+            await look_at_pages(run, shop)
         await perform(run, shop, processes=1, seed=chosen.seed + 1_000_003)
 
 

@@ -6,19 +6,30 @@ import asyncio
 import json
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from loadtests.accounts import make_accounts
 from loadtests.own_stack import Shop
 from loadtests.profiles import Run
 from loadtests.programs import output_of
-from loadtests.shop import JSON_HEADERS, SETUP_TIMEOUT_S, Goods, NoShopError, bearer, read_goods
+from loadtests.shop import (
+    JSON_HEADERS,
+    SETUP_TIMEOUT_S,
+    Goods,
+    NoShopError,
+    bearer,
+    page_target,
+    read_goods,
+)
 from services.deadline import Deadline
-from services.keepalive import Headers, Pool
+from services.keepalive import ExchangeError, Headers, Pool
+
+T = TypeVar("T")
 
 VARIANTS_OF: Final = 50  # products whose variants are bought: enough that none sells out soon
 AT_ONCE: Final = 4  # requests of the preparation under way
@@ -46,6 +57,26 @@ async def prepare(run: Run, shop: Shop) -> Goods:
         if "login" in wanted:
             goods = replace(goods, accounts=await make_accounts(shop))
         return goods
+    finally:
+        await pool.aclose()
+
+
+async def look_at_pages(run: Run, shop: Shop) -> None:
+    """Open each page of the scenario once, whatever comes of it.
+
+    What is measured is a shop that has been open for a while: to make a thousand pages takes
+    seconds, in which who comes is refused.
+    """
+    pool = Pool.to(shop.url, size=AT_ONCE)
+
+    async def one(slug: str) -> None:
+        with suppress(ExchangeError):
+            target = page_target(slug).encode()
+            await pool.request(b"GET", target, deadline=Deadline.after(SETUP_TIMEOUT_S))
+
+    try:
+        goods = await read_goods(pool, products=run.scenario.products, variants_of=0)
+        await asyncio.gather(*_in_slots(one(slug) for slug in goods.slugs))
     finally:
         await pool.aclose()
 
@@ -105,17 +136,18 @@ async def _guests(pool: Pool, count: int) -> list[str]:
     async def one() -> str:
         return str((await _post(pool, "/carts", {}))["customer_token"])
 
-    return list(await _some_at_once(count, one))
+    return list(await asyncio.gather(*_in_slots(one() for _ in range(count))))
 
 
-async def _some_at_once(count: int, make: Any) -> Sequence[Any]:
+def _in_slots(works: Iterable[Awaitable[T]]) -> list[Awaitable[T]]:
+    """Each waits for one of a few slots."""
     slots = asyncio.Semaphore(AT_ONCE)
 
-    async def one() -> Any:
+    async def in_slot(work: Awaitable[T]) -> T:
         async with slots:
-            return await make()
+            return await work
 
-    return await asyncio.gather(*(one() for _ in range(count)))
+    return [in_slot(work) for work in works]
 
 
 async def _post(pool: Pool, target: str, body: Any, headers: Headers | None = None) -> Any:

@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from loadtests.outcome import conclude
@@ -16,7 +17,7 @@ from loadtests.parts import Parts
 from loadtests.perform import perform
 from loadtests.profiles import PROFILES, Run
 from loadtests.scenario import Fault, Sale, Scenario, Targets, Traffic, find, read
-from loadtests.settling import all_final, prove
+from loadtests.settling import all_final, all_mailed, prove
 from tests.running_stack import RunningStack
 
 STARTED_AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -130,6 +131,22 @@ async def test_what_is_not_final_or_not_proved_is_told(stack: RunningStack) -> N
     proved, said = await prove(nowhere)
     assert not proved.held
     assert "tercet prove: no stack is running" in said
+
+
+async def test_a_mail_that_still_waits_is_told(stack: RunningStack) -> None:
+    connection = await asyncpg.connect(stack.dsn())
+    put = """
+        insert into mails (recipient, subject, body, next_attempt_at)
+        values ('later@example.com', 's', 'b', now() + interval '1 hour') returning mail_id
+    """
+    try:
+        mail_id = await connection.fetchval(put)
+        check = await all_mailed(Shop(stack.url, stack.data_dir), within_s=0.1)
+        await connection.execute("delete from mails where mail_id = $1", mail_id)
+    finally:
+        await connection.close()
+    assert not check.held
+    assert "1 wait" in check.detail
 
 
 def test_the_peak_has_a_fault_of_each_kind_within_its_time() -> None:
