@@ -50,6 +50,10 @@ class Admission:
         """Enter at once; False: `enter` waits, or says why not."""
         return self.gates[kind].try_enter()
 
+    def is_pressed(self, kind: Kind) -> bool:
+        """Whether who can do without business leaves its places to others now."""
+        return self.gates[kind].is_pressed()
+
     async def enter(self, kind: Kind, deadline: Deadline) -> None:
         """Enter, perhaps after a moment in the line; raises Overloaded at once beyond it."""
         await self.gates[kind].enter(deadline)

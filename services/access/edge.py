@@ -98,6 +98,7 @@ class Edge:
             memory_bytes=settings.page_memory_bytes,
             fetch=self.forwarder.fetch_page,
             verified_since=self.tag_stream.verified_since,
+            pressed=lambda: self.admission.is_pressed(Route.PAGE),
         )
         self.live = Live(self)
         self.live_door = Door(self, self.live)

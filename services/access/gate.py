@@ -148,6 +148,13 @@ class Gate:
         self.waited_total += 1
         self._line.add(caller, now, until)
 
+    def is_pressed(self) -> bool:
+        """Whether there are too few places, so that who can do without leaves them to others."""
+        now = self._clock()
+        if now - self._paced_at >= PACE_S:
+            self._pace(now)  # an overload ends also where nobody comes any more
+        return self.overloaded or bool(self._waiters) or self._yields(now)
+
     def leave(self, latency_s: float, outcome: Outcome, now: float | None = None) -> None:
         """One is over; latency_s is counted from when it entered; now: for who has just asked."""
         if now is None:

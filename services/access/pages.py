@@ -38,7 +38,7 @@ class Pages:
     """Pages by canonical target. The counters are for metrics; hits_total includes stale_total.
 
     fetch asks business; verified_since tells since when (monotonic) no purge can have been missed,
-    None while that is not certain.
+    None while that is not certain; pressed, whether others wait for places at business.
     """
 
     def __init__(
@@ -47,12 +47,14 @@ class Pages:
         memory_bytes: int,
         fetch: Fetch,
         verified_since: Callable[[], float | None],
+        pressed: Callable[[], bool] = lambda: False,
         budget_s: float = BUDGET_S,
     ) -> None:
         self.hits_total = self.stale_total = self.misses_total = self.coalesced_total = 0
         self.revalidated_total = self.purged_total = 0
         self.not_held_total = 0
         self._verified_since = verified_since
+        self._pressed = pressed
         self._rules: list[PageRule] = []
         self._targets = Targets()
         self._shelf = Shelf(memory_bytes)
@@ -162,6 +164,8 @@ class Pages:
             if held is not None:
                 await self._ready.encoded_for(held, accept_encoding, deadline)
                 ready = self._from_memory(held, *asked)
+                if ready is None and self._spares(held):
+                    ready = self._from_memory(held, *asked)
                 if ready is not None:
                     return ready
             flight = self._flights.of(canonical)
@@ -220,7 +224,8 @@ class Pages:
                     return False
                 detail = b"; detail=stale-if-error"
             self.stale_total += 1
-            if now >= page.retry_at and self._flights.of(page.target) is None:
+            idle = now >= page.retry_at and self._flights.of(page.target) is None
+            if idle and not self._spares(page):
                 self._flights.begin(page.target, page)
         if now >= page.remake_at:
             self._ready.unmake(page)
@@ -229,6 +234,18 @@ class Pages:
             if fresh:
                 page.remake_at = min(page.remake_at, fresh_until)
         page.valid_until = page.remake_at if fresh else 0.0
+        return True
+
+    def _spares(self, held: Page) -> bool:
+        """Whether business need not be asked for it now, and others are: pages that nobody holds.
+
+        One that is only past its time, or may have missed a purge, is used as when business fails
+        and tried again after a while. One that was purged is known to be another now.
+        """
+        now = monotonic()
+        if held.old or now >= held.error_until or not self._pressed():
+            return False
+        held.fetch_failed(now)
         return True
 
     def _landed(self, target: bytes, page: Page | None, found: Fetched | Response) -> Outcome:

@@ -105,10 +105,12 @@ class Shop:
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES, budget_s: float = 5.0) -> None:
         self.business = Business()
+        self.pressed = False
         self.pages = Pages(
             memory_bytes=memory_bytes,
             fetch=self.business.fetch,
             verified_since=lambda: self.business.verified_since,
+            pressed=lambda: self.pressed,
             budget_s=budget_s,
         )
         self.pages.learn(RULES)

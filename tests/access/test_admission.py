@@ -437,3 +437,21 @@ def _has_entered(task: asyncio.Task[None]) -> bool:
 async def _all_done(tasks: list[asyncio.Task[None]]) -> None:
     running: list[Awaitable[None]] = [task for task in tasks if not task.done()]
     await asyncio.gather(*running, return_exceptions=True)
+
+
+def test_a_class_is_pressed_by_one_above_that_waits_and_by_its_own_overload() -> None:
+    async def trial() -> tuple[bool, bool, bool]:
+        page, checkout = gate_of("page"), gate_of("checkout")
+        page.above = (checkout,)
+        calm = page.is_pressed()
+        waits, load = Load(checkout, latency_s=0.5), Load(page, latency_s=0.1)
+        await asyncio.gather(waits.at_once(100), load.at_once(100))
+        assert load.refusals_s
+        pressed = page.is_pressed()
+        await asyncio.sleep(3)  # nobody comes any more: who asks is told that it is over
+        for _ in range(20):
+            page.is_pressed()
+            await asyncio.sleep(0.1)
+        return calm, pressed, page.is_pressed()
+
+    assert run(trial()) == (False, True, False)

@@ -192,6 +192,33 @@ async def test_while_business_fails_it_is_asked_seldom_and_nobody_waits() -> Non
         )
 
 
+@pytest.mark.parametrize("terms", ["stale-if-error=60", "stale-while-revalidate=60"])
+async def test_while_others_wait_for_places_a_page_past_its_time_takes_none(terms: str) -> None:
+    async with shop() as front:
+        allowed = f"{PUBLIC}, {terms}, stale-if-error=60"
+        await front.filled(answer(allowed, body=b"old", age=15))
+        front.pressed = True
+        front.business.always(answer(body=b"new"))
+        for _ in range(3):
+            assert (await front.page()).body == b"old"
+        await asyncio.sleep(0)
+        assert not front.business.asked
+        # Nobody holds it: it is what the places are for.
+        assert (await front.page(b"/products/dog")).body == b"new"
+        front.pressed = False
+        within_s = RETRY_MAX_S + 2
+        await until(lambda: got_body(front) == b"new", within_s=within_s, what="it is asked for")
+
+
+async def test_a_page_that_was_purged_is_asked_for_though_others_wait() -> None:
+    async with shop() as front:
+        await front.filled(answer(PUBLIC + ", stale-if-error=60", body=b"old", tags="a"))
+        front.pages.purge(["a"], 200)
+        front.pressed = True
+        front.business.always(answer(body=b"new", tags="a", position=200))
+        assert (await front.page()).body == b"new"
+
+
 async def test_a_page_older_than_stale_if_error_is_not_given() -> None:
     async with shop() as front:
         await front.filled(answer(PUBLIC + ", stale-if-error=60", age=71))
