@@ -23,10 +23,13 @@ JSON: Final = "application/json"
 
 
 def document(
-    value: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None
+    value: BaseModel | dict[str, Any],
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A document for its owner: no cache may keep it."""
-    return json_bytes(render(value), status, {"cache-control": "no-store", **(headers or {})})
+    body = encode(value) if isinstance(value, dict) else render(value)
+    return json_bytes(body, status, {"cache-control": "no-store", **(headers or {})})
 
 
 def render(value: BaseModel) -> bytes:
@@ -34,7 +37,7 @@ def render(value: BaseModel) -> bytes:
 
 
 def encode(document: dict[str, Any]) -> bytes:
-    """A page from parts that are what their model says: no model is made of them."""
+    """A document from parts that are what its model says: no model is made of them."""
     return orjson.dumps(document)
 
 

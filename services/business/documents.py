@@ -1,7 +1,8 @@
 """From rows to documents: what the database says, in the words that clients read.
 
-Pages are made of plain dicts, because rows need no validation: building and encoding a model took
-five times as long. That each is just what its model in schemas.py says is held by a test.
+Pages and payments are made of plain dicts, because rows need no validation: building and encoding
+a model took five times as long. That each is just what its model in schemas.py says is held by a
+test.
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ from services.business.schemas import (
     CartDocument,
     FlashSaleDocument,
     Money,
-    NextActionDocument,
-    OperationDocument,
     OrderDocument,
     OrderLineDocument,
-    PaymentDocument,
+    rfc3339,
 )
 from services.data.carts import Cart, CartLine
 from services.data.flash_sales import Sale
@@ -137,48 +136,47 @@ def cart_document(cart: Cart, *, customer_token: str | None = None) -> CartDocum
     )
 
 
-def payment_document(
-    payment: Payment, operations: Sequence[PaymentOperation] = ()
-) -> PaymentDocument:
-    """operations: all of this payment, from the first on."""
-    return PaymentDocument(
-        payment_id=payment.payment_id,
-        order_id=payment.order_id,
-        state=payment.state,
-        amount=Money(amount_minor=payment.amount_minor, currency=payment.currency),
-        decline_code=payment.decline_code,
-        detail=payment.detail,
-        next_action=_next_action(payment),
-        capture=payment.capture_method,
-        captured=Money(amount_minor=payment.captured_minor, currency=payment.currency),
-        refunded=Money(amount_minor=payment.refunded_minor, currency=payment.currency),
-        voided_at=payment.voided_at,
-        operations=[operation_document(one) for one in operations],
-        created_at=payment.created_at,
-        updated_at=payment.updated_at,
-    )
+def payment_document(payment: Payment, operations: Sequence[PaymentOperation] = ()) -> Json:
+    """A PaymentDocument. operations: all of this payment, from the first on."""
+    return {
+        "payment_id": str(payment.payment_id),
+        "order_id": str(payment.order_id),
+        "state": payment.state,
+        "amount": _money(payment.amount_minor, payment.currency),
+        "decline_code": payment.decline_code,
+        "detail": payment.detail,
+        "next_action": _next_action(payment),
+        "capture": payment.capture_method,
+        "captured": _money(payment.captured_minor, payment.currency),
+        "refunded": _money(payment.refunded_minor, payment.currency),
+        "voided_at": None if payment.voided_at is None else rfc3339(payment.voided_at),
+        "operations": [operation_document(one) for one in operations],
+        "created_at": rfc3339(payment.created_at),
+        "updated_at": rfc3339(payment.updated_at),
+    }
 
 
-def operation_document(operation: PaymentOperation) -> OperationDocument:
-    return OperationDocument(
-        operation_id=operation.operation_id,
-        payment_id=operation.payment_id,
-        kind=operation.kind,
-        cause=operation.cause,
-        state=operation.state,
-        amount=Money(amount_minor=operation.amount_minor, currency=operation.currency),
-        decline_code=operation.decline_code,
-        detail=operation.detail,
-        created_at=operation.created_at,
-        updated_at=operation.updated_at,
-    )
+def operation_document(operation: PaymentOperation) -> Json:
+    """An OperationDocument."""
+    return {
+        "operation_id": str(operation.operation_id),
+        "payment_id": str(operation.payment_id),
+        "kind": operation.kind,
+        "cause": operation.cause,
+        "state": operation.state,
+        "amount": _money(operation.amount_minor, operation.currency),
+        "decline_code": operation.decline_code,
+        "detail": operation.detail,
+        "created_at": rfc3339(operation.created_at),
+        "updated_at": rfc3339(operation.updated_at),
+    }
 
 
-def _next_action(payment: Payment) -> NextActionDocument | None:
+def _next_action(payment: Payment) -> Json | None:
     """Only as long as it changes anything."""
     if payment.next_action_url is None or payment.state != "PENDING":
         return None
-    return NextActionDocument(type="redirect", url=payment.next_action_url)
+    return {"type": "redirect", "url": payment.next_action_url}
 
 
 def flash_sale_document(sale: Sale) -> FlashSaleDocument:

@@ -27,6 +27,8 @@ log = logger(__name__)
 
 ROWS: Final = 500  # a message of 500 tags is 25 KB
 POLL_S: Final = 0.1
+# From one round that told something to the next: a round costs the same for one row and for fifty.
+ROUND_S: Final = 0.05
 TRIM_S: Final = 60.0
 MEASURE_S: Final = 1.0
 EVENTS_TIMEOUT_S: Final = 0.5  # an append takes an fsync; tags wait for it meanwhile
@@ -132,8 +134,18 @@ async def _relay(shop: Shop, publisher: Publisher) -> None:
                 await asyncio.sleep(POLL_S)
                 continue
             if published < ROWS:
-                with contextlib.suppress(TimeoutError):
-                    await wake.wait(POLL_S)
+                await _until_more(wake, began_at if published else None)
+
+
+async def _until_more(wake: Wake, told_from: float | None) -> None:
+    """Return when there may be more to tell; told_from: when a round began that told something.
+
+    What changes by itself is told at once; in a stream of changes there are rounds every ROUND_S.
+    """
+    if told_from is not None:
+        await asyncio.sleep(told_from + ROUND_S - time.monotonic())
+    with contextlib.suppress(TimeoutError):
+        await wake.wait(POLL_S)
 
 
 class Chores:

@@ -5,11 +5,13 @@ No task, no scope and no routing for such an answer; every other request is uvic
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.business.app import Gate
+from services.joining import JoiningTransport
 
 # A request with a body, or one that wants more than an answer, is read and answered by uvicorn.
 NOT_PLAIN: Final = frozenset((b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
@@ -32,6 +34,10 @@ class BusinessProtocol(HttpToolsProtocol):
         self._defaults: list[tuple[bytes, bytes]] | None = None
         self._default_lines = b""
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._joining = JoiningTransport(transport, self.loop)
+        super().connection_made(self._joining)
+
     def on_message_begin(self) -> None:
         """The scope is made when it is known that there is an application to give it to."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
@@ -40,7 +46,7 @@ class BusinessProtocol(HttpToolsProtocol):
         answer = self._from_memory()
         if answer is not None:
             self._answered = True
-            self.transport.write(answer)
+            self._joining.write_at_once(answer)
             self.server_state.total_requests += 1
             if self.timeout_keep_alive_task is None:
                 self._watch(self.timeout_keep_alive)

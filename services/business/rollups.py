@@ -46,7 +46,7 @@ log = logger(__name__)
 
 ENTRIES: Final = 100  # 5,000 events in batches of 50: some 0.2 s
 WAIT_MS: Final = 200  # for the first entry
-PAUSE_S: Final = 0.15  # between two rounds that are not full: a commit for each entry helps nobody
+PAUSE_S: Final = 0.3  # between two rounds that are not full: what they count is told once a second
 TIMEOUT_S: Final = 2.0
 AWAY_PAUSE_S: Final = 0.5
 CLAIM_EVERY_S: Final = 1.0

@@ -29,7 +29,8 @@ UUID_FORM: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I
 INTEGER_FORM: Final = re.compile(r"-?[0-9]{1,19}")
 
 
-def _rfc3339(value: datetime) -> str:
+def rfc3339(value: datetime) -> str:
+    """A moment as answers write it: UTC, to the millisecond."""
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -89,7 +90,7 @@ Moment = Annotated[
 
 Timestamp = Annotated[
     datetime,
-    PlainSerializer(_rfc3339, return_type=str),
+    PlainSerializer(rfc3339, return_type=str),
     Field(description="RFC 3339, UTC", examples=["2026-11-11T00:00:00.000Z"]),
 ]
 

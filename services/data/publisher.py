@@ -21,6 +21,13 @@ from services.valkey import LOST
 
 EVENTS_STREAM: Final = "tercet:events"
 EVENTS_KEPT: Final = 100_000  # about a day of orders of a shop that takes one a second
+# One command for all: packing one for each and reading its answer took a third of the relay's time.
+APPEND_EVENTS: Final = """
+for at = 2, #ARGV, 4 do
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'event_id', ARGV[at],
+        'name', ARGV[at + 1], 'aggregate_id', ARGV[at + 2], 'payload', ARGV[at + 3])
+end
+"""
 read_booked: Final = msgspec.json.Decoder(Booked).decode
 
 
@@ -68,16 +75,12 @@ class ValkeyPublisher:
 
     async def publish_events(self, rows: Sequence[OutboxRow]) -> None:
         try:
-            async with self._events.pipeline(transaction=False) as pipeline:
-                for row in rows:
-                    fields = {
-                        "event_id": str(row.outbox_id),
-                        "name": row.name,
-                        "aggregate_id": row.aggregate_id,
-                        "payload": row.payload,
-                    }
-                    pipeline.xadd(EVENTS_STREAM, fields, maxlen=EVENTS_KEPT, approximate=True)  # type: ignore[arg-type]  # redis-py's field types are invariant
-                await pipeline.execute()
+            fields = [
+                field
+                for row in rows
+                for field in (row.outbox_id, row.name, row.aggregate_id, row.payload)
+            ]
+            await self._events.eval(APPEND_EVENTS, 1, EVENTS_STREAM, EVENTS_KEPT, *fields)
             if self._log is not None:
                 entries = booked_entries(rows)
                 if entries:

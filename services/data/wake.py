@@ -20,6 +20,7 @@ from services.telemetry import logger
 
 log = logger(__name__)
 
+SEND_EVERY_S: Final = 0.02  # a relay makes no more rounds than that in a stream of commits
 LISTEN_S: Final = 5.0
 RENEW_S: Final = 60.0
 
@@ -27,7 +28,7 @@ RENEW_S: Final = 60.0
 class WakeUps:
     """Tells the relays that there is something to publish: called after each commit.
 
-    One PUBLISH serves all the commits that came while the one before it was under way.
+    The first is sent at once, and one PUBLISH serves all the commits that come within SEND_EVERY_S.
     """
 
     def __init__(self, valkey: JoinedValkey) -> None:
@@ -51,6 +52,7 @@ class WakeUps:
                 self._wanted = False
                 self.sent += 1
                 await self._valkey.call(_publish)
+                await asyncio.sleep(SEND_EVERY_S)
         finally:
             self._sending = False
 

@@ -1,7 +1,8 @@
-"""Pages made of plain dicts are to the byte what their models in schemas.py would be."""
+"""What is made of plain dicts is to the byte what its model in schemas.py would be."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,8 +12,22 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from services.business.answers import encode
-from services.business.documents import Json, Part, category_list, list_item, product_document
-from services.business.schemas import CategoryListDocument, ListItemDocument, ProductDocument
+from services.business.documents import (
+    Json,
+    Part,
+    category_list,
+    list_item,
+    payment_document,
+    product_document,
+)
+from services.business.schemas import (
+    CategoryListDocument,
+    ListItemDocument,
+    PaymentDocument,
+    ProductDocument,
+)
+from services.data.payment_operations import PaymentOperation
+from services.data.payments import Payment
 from services.data.products import Category, Image, ListItem, Offer, Product, Rating
 from services.data.stock import StockRow
 
@@ -43,6 +58,54 @@ RATINGS = st.none() | st.integers(1, 10**6).flatmap(
 )
 PARTS: st.SearchStrategy[list[Part]] = st.lists(
     st.sampled_from(["band", "rating", "related"]), unique=True
+)
+
+MOMENTS = st.datetimes(
+    datetime(2000, 1, 1),
+    datetime(2100, 1, 1),
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))]),
+)
+CURRENCIES = st.sampled_from(["USD", "JPY"])
+PAYMENTS = st.builds(
+    Payment,
+    customer_id=IDS,
+    payment_id=IDS,
+    order_id=IDS,
+    state=st.sampled_from(["INIT", "PENDING", "SUCCESS", "FAILED", "ERRORED", "UNKNOWN"]),
+    amount_minor=PRICE,
+    currency=CURRENCIES,
+    payment_method=TEXT,
+    charge_id=MAYBE,
+    decline_code=MAYBE,
+    detail=TEXT,
+    next_action_url=MAYBE,
+    check_count=st.just(0),
+    created_at=MOMENTS,
+    updated_at=MOMENTS,
+    capture_method=st.sampled_from(["automatic", "manual"]),
+    capturing_minor=PRICE,
+    captured_minor=PRICE,
+    refunding_minor=PRICE,
+    refunded_minor=PRICE,
+    voided_at=st.none() | MOMENTS,
+)
+
+OPERATIONS = st.builds(
+    PaymentOperation,
+    customer_id=IDS,
+    operation_id=IDS,
+    payment_id=IDS,
+    kind=st.sampled_from(["capture", "void", "refund"]),
+    cause=st.sampled_from(["requested", "order_ended"]),
+    state=st.sampled_from(["INIT", "PENDING", "SUCCESS", "FAILED", "ERRORED", "UNKNOWN"]),
+    amount_minor=PRICE,
+    currency=CURRENCIES,
+    provider_reference=MAYBE,
+    decline_code=MAYBE,
+    detail=TEXT,
+    check_count=st.just(0),
+    created_at=MOMENTS,
+    updated_at=MOMENTS,
 )
 
 
@@ -78,6 +141,14 @@ def test_an_item_of_a_list_is_what_its_model_says(item: ListItem) -> None:
 @given(st.lists(st.builds(Category, TEXT, TEXT, st.integers(0, 10**9)), max_size=3))
 def test_the_categories_are_what_their_model_says(rows: list[Category]) -> None:
     assert_is(CategoryListDocument, category_list(rows))
+
+
+@settings(max_examples=25, deadline=None)
+@given(PAYMENTS, st.lists(OPERATIONS, max_size=2))
+def test_a_payment_is_what_its_model_says(
+    payment: Payment, operations: list[PaymentOperation]
+) -> None:
+    assert_is(PaymentDocument, payment_document(payment, operations))
 
 
 @pytest.mark.parametrize(

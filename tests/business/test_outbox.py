@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import uuid4
@@ -111,6 +112,27 @@ async def test_events_go_to_their_stream_in_order_with_an_id_to_know_them_by(
     assert msgspec.json.decode(mine[0][b"payload"]) == {"total_minor": 1000}
     ids = [int(fields[b"event_id"]) for fields in mine]
     assert ids == sorted(set(ids))
+
+
+async def test_a_stream_of_changes_is_told_in_few_rounds(
+    heard: Heard, lab_shop: Shop, lab_books: Books
+) -> None:
+    told = lab_shop.rounds_of("outbox")
+    relaying = asyncio.create_task(relay.run(lab_shop))
+    try:
+        await until(lambda: told.took.count > 0, within_s=HEARD_WITHIN_S, what="it has begun")
+        began_at, items, rounds = time.monotonic(), told.items_total, told.took.count
+        for _ in range(60):
+            await leave(lab_books, uuid4().hex)
+            lab_shop.changed()
+        await until(
+            lambda: told.items_total >= items + 60, within_s=HEARD_WITHIN_S, what="all are told"
+        )
+        # Those that have told something are ROUND_S apart; of others there is one after each.
+        most = 2 * (2 + (time.monotonic() - began_at) / relay.ROUND_S)
+        assert told.took.count - rounds <= most
+    finally:
+        await end_tasks(relaying)
 
 
 class DiesAfter(Exception):

@@ -54,7 +54,7 @@ from services.business.providers.sandbox_requests import (
     read_body,
     read_list,
 )
-from services.business.providers.sandbox_webhooks import Planned, Sender, deliveries, rows_of
+from services.business.providers.sandbox_webhooks import BATCH, Planned, Sender, deliveries, rows_of
 from services.business.webhook_signature import key_of
 from services.problems import (
     FieldError,
@@ -68,6 +68,7 @@ from services.problems import (
 from services.settings import ProviderSettings
 from services.tasks import end_tasks
 from services.telemetry import configure_logging, logger
+from services.transport import KeepAliveTransport
 
 PAGE_CHARGES: Final = 50  # the latest charges on the page for people
 GRACEFUL_STOP_S: Final = 1  # a charge takes milliseconds; what still runs then hangs by script
@@ -350,7 +351,9 @@ async def _sending(settings: ProviderSettings, ledger: Ledger) -> AsyncIterator[
         yield None
         return
     key = key_of(settings.webhook_secret.get_secret_value())
-    async with httpx.AsyncClient(trust_env=False, follow_redirects=False) as http:
+    async with httpx.AsyncClient(
+        trust_env=False, follow_redirects=False, transport=KeepAliveTransport(size=BATCH)
+    ) as http:
         sender = Sender(
             settings.webhook_url, key, http=http, read=ledger.reader, write=ledger.write
         )

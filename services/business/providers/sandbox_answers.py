@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.business.providers.sandbox_behaviour import Delivery
+from services.joining import JoiningTransport
 from services.problems import InternalError, Problem, TooManyRequests, Unavailable
 
 HANG_UP: Final = "tercet.hang_up"
@@ -21,6 +22,9 @@ REFUSED_RETRY_AFTER_S: Final = 1
 
 class SandboxProtocol(HttpToolsProtocol):
     """uvicorn's own protocol, which also lets an application close the connection unanswered."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(JoiningTransport(transport, self.loop))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
