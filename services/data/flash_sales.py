@@ -110,8 +110,8 @@ LOCK_FREE_SALES = LOCK_SALES.replace("for update", "for update skip locked")
 
 # Asked once the sales are locked, so that it sees every claim that was made before.
 # An account has what the guests have that it was before it logged in, and a guest that has logged
-# in since what its account has: who claims under two names has one limit. The claims are found by
-# who claimed, all in one join: looked up for one after another, they were read sale by sale.
+# in since what its account has: who claims under two names has one limit. Claims are looked up by
+# sale and customer, one after another, which leaves no plan a way to read all claims of a sale.
 SELECT_CLAIMED = """
     with asked as (
         select distinct n.flash_sale_id, n.customer_id,
@@ -125,8 +125,11 @@ SELECT_CLAIMED = """
         from asked a join guest_links g on g.customer_id = a.account_id
     ), has as (
         select w.flash_sale_id, w.account_id, sum(c.quantity) as quantity
-        from who w join flash_sale_claims c using (flash_sale_id, customer_id)
-        where c.returned_at is null
+        from who w cross join lateral (
+            select sum(quantity) as quantity from flash_sale_claims f
+            where f.flash_sale_id = w.flash_sale_id and f.customer_id = w.customer_id
+                and f.returned_at is null
+        ) c
         group by w.flash_sale_id, w.account_id
     )
     select a.flash_sale_id, a.customer_id, a.account_id, coalesce(h.quantity, 0) as quantity

@@ -329,6 +329,9 @@ class Clock:
     def create_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(work)
 
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(callback)
+
     def go_on(self, seconds: float) -> None:
         self.now += seconds
         for timer in [timer for timer in self.timers if timer[0] <= self.now]:
