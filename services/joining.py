@@ -35,10 +35,8 @@ class JoiningTransport(asyncio.Transport):
 
     def write_at_once(self, data: bytes) -> None:
         """What is whole by itself, behind all that was written before."""
-        if self._pieces:
-            self._pieces.append(data)
-        else:
-            self._transport.write(data)
+        self._send()
+        self._transport.write(data)
 
     def close(self) -> None:
         self._send()

@@ -61,9 +61,9 @@ async def test_what_is_whole_leaves_at_once_but_overtakes_nothing(ends: Ends) ->
     assert arrived(theirs) == b"first"
     transport.write(b"head ")
     transport.write_at_once(b"second")
-    assert arrived(theirs) is None
-    await asyncio.sleep(0)
     assert arrived(theirs) == b"head second"
+    await asyncio.sleep(0)
+    assert arrived(theirs) is None
 
 
 async def test_after_an_end_nothing_is_written(ends: Ends) -> None:
