@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from services.business.hashers import Hashers
 from tests.accounts import Person
+from tests.business import prompt_hasher
 from tests.business.counting import (
     counted,
     counted_books,
@@ -54,6 +56,8 @@ __all__ = [
 async def served(laboratory: OwnDatabase) -> AsyncIterator[ServedBusiness]:
     """Business on a database where no worker sends the mails that tests read."""
     async with served_business(laboratory.settings()) as running:
+        passwords = running.gate.shop.passwords
+        passwords.hashers = Hashers(passwords.processes, prompt_hasher.COMMAND)
         yield running
 
 
