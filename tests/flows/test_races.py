@@ -7,6 +7,7 @@ wins, and what the other is told.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -20,6 +21,8 @@ from services.tasks import end_tasks
 from tests.shopping import Books, Customer, ProviderBooks, statuses
 
 AT_ONCE: Final = 50
+FIRST_PAUSE_S: Final = 0.05
+LONGEST_PAUSE_S: Final = 0.4
 PAIRS: Final = 24  # orders that two want to move at the same moment
 
 
@@ -30,10 +33,15 @@ def kind(answer: httpx.Response) -> str:
 async def insist(
     call: Callable[..., Awaitable[httpx.Response]], *args: Any, **kwargs: Any
 ) -> httpx.Response:
-    """Come again when the shop, on a machine that is busy with other tests, lets nobody in."""
+    """Come again when the shop, on a machine that is busy with other tests, lets nobody in.
+
+    Later each time: fifty who knock at once keep the machine busier than what they ask for.
+    """
+    pause_s = FIRST_PAUSE_S
     while (answer := await call(*args, **kwargs)).status_code == 503:
         assert kind(answer) == "overloaded", answer.text
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     return answer
 
 
