@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from tests.faults import figures
 from tests.running_stack import RunningStack, running_stack
+
+# A traceback drawn with the values of all variables takes seconds where one of them is a shop.
+structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 # Of tests that do not say how many they need. HYPOTHESIS_PROFILE=default has twice as many.
 settings.register_profile("short", max_examples=50)

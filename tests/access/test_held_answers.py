@@ -146,10 +146,11 @@ async def test_held_and_forwarded_requests_are_answered_in_their_order(
     front: tuple[Access, Shop],
 ) -> None:
     access, shop = front
-    await access.get("/products/shirt")
+    await access.get("/products/hat")  # which no other test has asked for
     shop.open.clear()
     client = await access.connect()
-    client.writer.write(SHIRT + request("/orders/1") + SHIRT + request("/products/shirt?x=1"))
+    hat = request("/products/hat")
+    client.writer.write(hat + request("/orders/1") + hat + request("/products/hat?x=1"))
     assert "hit" in (await client.answer()).headers["cache-status"]
     await until(lambda: len(shop.asked) == 2, within_s=5, what="the order is asked for")
     shop.open.set()

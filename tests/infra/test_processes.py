@@ -84,9 +84,10 @@ def test_memory_counts_children_and_nothing_for_the_dead() -> None:
                 together = now  # the child imports
                 time.sleep(0.05)
             assert 0 < alone < together
-            measured = memory_of_families([process.pid, os.getpid()])
+            (child,) = psutil.Process(process.pid).children()
+            measured = memory_of_families([process.pid, child.pid])  # one within the other
             assert measured[process.pid] == pytest.approx(together, rel=0.1)
-            assert measured[os.getpid()] > measured[process.pid]
+            assert 0 < measured[child.pid] < measured[process.pid]
         finally:
             end_all([psutil.Process(process.pid)])
     assert memory_bytes(process.pid) == 0
