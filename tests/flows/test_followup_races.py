@@ -141,7 +141,7 @@ async def test_capture_against_void_has_one_winner(
         async def is_settled(payment: dict[str, Any] = payment) -> bool:
             """Who is not answered in time has 202, and reconcile sees it through."""
             state, *_, under_way = await in_books(books, payment)
-            return under_way == 0 and state != "authorized"
+            return bool(under_way == 0 and state != "authorized")
 
         await until(is_settled, within_s=30, what="the winner is settled")
         charge = await at_provider(provider, payment)
