@@ -18,7 +18,8 @@ from loadtests.data_goods import fill
 from loadtests.programs import BrokenRunError
 from loadtests.result import Aim, Row
 from services.business.catalog import gather_product
-from services.data.cache import Cache, Load
+from services.data.cache import Cache
+from services.data.filling import Load
 from services.data.pages import Page
 from services.data.shared import SETTLED_S
 from services.data.sources import Reader

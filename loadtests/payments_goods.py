@@ -17,7 +17,8 @@ from loadtests.data_stack import DataStack
 from loadtests.posts import post_bytes
 from loadtests.programs import BrokenRunError
 from services.data.customers import GUEST_TOKEN_LIFETIME, INSERT_GUESTS
-from services.data.proofs import PUBLISHED, RULES
+from services.data.message_rules import PUBLISHED
+from services.data.proofs import RULES
 
 TOKEN_BYTES: Final = 32  # as a guest's token has
 CUSTOMERS: Final = 1_000  # who come again and again, so that access knows them

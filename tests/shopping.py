@@ -22,9 +22,12 @@ from services.business.orders import place_order
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop
 from services.consistency import TOKEN_HEADER
+from services.data.analytics_rules import COUNTED
 from services.data.customers import GUEST_TOKEN_LIFETIME, INSERT_GUESTS, OPERATOR
+from services.data.message_rules import PUBLISHED, TRIED
 from services.data.orders import OrderKey
-from services.data.proofs import ASKED, COUNTED, FOLLOWED, PUBLISHED, RULES, TRIED
+from services.data.payment_rules import ASKED, FOLLOWED
+from services.data.proofs import RULES
 from services.settings import BusinessSettings, ProcessSettings, load
 from tests.faults.waiting import until
 from tests.running_stack import RunningStack

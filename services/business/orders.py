@@ -11,9 +11,10 @@ from starlette.responses import Response
 
 from services.business.answers import document, json_bytes
 from services.business.documents import order_document
+from services.business.drafts import Placed
 from services.business.guests import guest_cookie
 from services.business.owners import owner_of_cart, owner_of_key, owner_of_order
-from services.business.placing import PLACE_ORDERS, NewOrder, Placed
+from services.business.placing import PLACE_ORDERS, NewOrder
 from services.business.requests import (
     find_customer,
     read_id,

@@ -9,14 +9,8 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from services.business.drafts import Draft, Placed, find_earlier, insert_drafts, still_undecided
 from services.business.operations import Operation
-from services.business.placing import (
-    Draft,
-    Placed,
-    find_earlier,
-    insert_drafts,
-    still_undecided,
-)
 from services.business.shop import Shop
 from services.data import flash_sales, idempotency, stock
 from services.data.batch import Locked

@@ -7,7 +7,8 @@ from typing import Final
 from redis.asyncio import Redis
 
 from services.data.log_reader import Appended, look
-from services.data.proofs import Finding, Rule
+from services.data.proofs import Finding
+from services.data.rules import Rule
 from services.data.sources import Primary, Transaction
 
 # The log is looked at first. What has been counted since is known by its place: places grow, and

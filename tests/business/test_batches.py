@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.business.claims import Paid
+from services.business.drafts import Placed
 from services.business.orders import place_order
 from services.business.payments import claim, settle
-from services.business.placing import Placed
 from services.business.provider import (
     Approved,
     ChargeOutcome,

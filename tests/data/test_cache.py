@@ -12,7 +12,8 @@ import pytest
 from redis.asyncio import Redis
 
 from services.consistency import Seen
-from services.data.cache import RELOADS, Cache
+from services.data.cache import Cache
+from services.data.filling import RELOADS
 from services.data.memory import Entry
 from services.data.session import Session, current_session
 from services.data.shared import SETTLED_S, UNVERIFIED_TTL_S

@@ -13,7 +13,8 @@ from typing import cast
 import pytest
 from redis.asyncio import Redis
 
-from services.data.cache import MISSING_TTL_S, Cache
+from services.data.cache import Cache
+from services.data.filling import MISSING_TTL_S
 from services.data.lease import LEASE_S
 from services.data.loads import Loads
 from services.data.sources import Reader

@@ -26,33 +26,19 @@ from services.business.sale_claims import CLAIM_UNITS, NewClaim
 from services.business.schemas import OrderRequest
 from services.business.shop import Shop, open_shop
 from services.data import orders, payment_operations, payments
+from services.data.analytics_rules import COUNTED, EVENTS, REVENUE, WIDTHS
 from services.data.customers import OPERATOR
 from services.data.idempotency import Key
+from services.data.ledger_rules import BOOKED, OWED, UNAPPLIED
 from services.data.log_reader import LogEntry
+from services.data.message_rules import HANDLED
+from services.data.order_rules import ALLOWED_MOVES
 from services.data.payment_operations import Kind
+from services.data.payment_rules import ASKED, CAPTURES, LATE, PAID, REFUNDED, VOIDED
 from services.data.payments import Payment
-from services.data.proofs import (
-    ALLOWED_MOVES,
-    ASKED,
-    BOOKED,
-    CAPTURES,
-    COUNTED,
-    EVENTS,
-    HANDLED,
-    LATE,
-    OWED,
-    PAID,
-    REFUNDED,
-    REVENUE,
-    RULES,
-    UNAPPLIED,
-    VIOLATIONS_SHOWN,
-    VOIDED,
-    WIDTHS,
-    Rule,
-    find_violations,
-)
+from services.data.proofs import RULES, VIOLATIONS_SHOWN, find_violations
 from services.data.rollups import make_hour, make_partitions
+from services.data.rules import Rule
 from services.data.stock import Quantity, release_stock
 from services.deadline import Deadline
 from services.events import View, write_events
