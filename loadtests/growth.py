@@ -1,8 +1,9 @@
 """`make growth`: does a request cost the same in a large shop, and with many connections open?
 
 CPU microseconds of a held page, of a page from Valkey and of one read from the database by its
-key, at catalogs of growing size, and of a held page at growing numbers of connections. Exit code 1:
-one of the curves is not flat within 20 %, or something broke.
+key, at catalogs of growing size, and of a held page at growing numbers of connections. Of the
+largest catalog the plans of all reads are looked at as well. Exit code 1: one of the curves is not
+flat within 20 %, a read is not found by its index, or something broke.
 """
 
 from __future__ import annotations
@@ -11,23 +12,28 @@ import argparse
 import asyncio
 import statistics
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
 import uvloop
 
 from loadtests import options, peers
 from loadtests.access_process import require_held, running_access
 from loadtests.benchmark import PLACES, interrupted
-from loadtests.data_stack import running_data_stack
+from loadtests.data_stack import DataStack, running_data_stack
+from loadtests.grown import grow
 from loadtests.growth_sides import Cost, Sized, sized
 from loadtests.measure import Load, Meter, find_generator
 from loadtests.options import positive, whole
 from loadtests.pinning import Cores, choose, on_core, raise_file_limit
+from loadtests.plans import faults
 from loadtests.programs import BrokenRunError
 from loadtests.report import print_table
 from loadtests.result import NO_PEER, Row, write
@@ -39,34 +45,54 @@ from services.keepalive import ExchangeError
 
 FLAT_WITHIN: Final = 0.2
 SIZES: Final = [1_000, 10_000, 100_000, 1_000_000]
+# Of fewer products some tables are so small that to read them whole is right.
+PLANS_FROM: Final = 50_000
+PRODUCTS_AN_ORDER: Final = 10  # orders take most of the time, and their tables are large by then
 CONNECTIONS: Final = [10, 100, 1000, 5000]
 # Enough that the clock of a process, which ticks in hundredths of a second, is right to 3 %.
 REQUESTS: Final = {"held page": 20_000, "from Valkey": 3_000, "cold, by key": 900, "mix": 3_000}
 MIX: Final = "mix"
 BY_CONNECTIONS: Final = "held page, by connections"
 # What broke is told in words; everything else is a mistake of this program.
-BROKEN: Final = (BrokenRunError, ExchangeError, OSError, TimeoutError, ValueError)
+BROKEN: Final = (
+    BrokenRunError,
+    ExchangeError,
+    OSError,
+    TimeoutError,
+    ValueError,
+    asyncpg.PostgresError,
+)
 
 Costs = dict[str, dict[int, list[float]]]  # by path and size: of each round
 
 
-async def growth(chosen: argparse.Namespace, cores: Cores) -> tuple[Costs, dict[int, float]]:
-    """Costs of all paths by size or connections, and the hit rate of the mix by size."""
-    costs: Costs = defaultdict(lambda: defaultdict(list))
-    hits: dict[int, float] = {}
+@dataclass
+class Grown:
+    """costs: of all paths, by size or connections; hits: the hit rate of the mix, by size; plans:
+    whether all reads are found by their indexes in the largest catalog, if it is large enough."""
+
+    costs: Costs = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    hits: dict[int, float] = field(default_factory=dict)
+    plans: list[Check] = field(default_factory=list)
+
+
+async def growth(chosen: argparse.Namespace, cores: Cores) -> Grown:
+    grown = Grown()
     with scratch() as folder, on_core(cores.generator):
         if chosen.sizes:
-            await _by_size(chosen, cores, folder, costs, hits)
+            async with running_data_stack(folder, cores.server) as data:
+                await _by_size(chosen, cores, folder, data, grown)
+                if max(chosen.sizes) >= PLANS_FROM:
+                    grown.plans.append(await check_plans(data, max(chosen.sizes)))
         if chosen.connections:
-            await _by_connections(chosen, cores, folder, costs)
-    return costs, hits
+            await _by_connections(chosen, cores, folder, grown.costs)
+    return grown
 
 
 async def _by_size(
-    chosen: argparse.Namespace, cores: Cores, folder: Path, costs: Costs, hits: dict[int, float]
+    chosen: argparse.Namespace, cores: Cores, folder: Path, data: DataStack, grown: Grown
 ) -> None:
     async with AsyncExitStack() as stack:
-        data = await stack.enter_async_context(running_data_stack(folder, cores.server))
         shops = [
             await stack.enter_async_context(sized(data, products, number, cores, folder))
             for number, products in enumerate(chosen.sizes)
@@ -75,10 +101,27 @@ async def _by_size(
             for shop in reversed(shops) if number % 2 else shops:
                 for path, ask in _paths(shop, chosen.requests, seed=number).items():
                     cost = await ask()
-                    costs[path][shop.products].append(cost.cpu_us)
+                    grown.costs[path][shop.products].append(cost.cpu_us)
                     if path == MIX:
-                        hits[shop.products] = cost.hits
+                        grown.hits[shop.products] = cost.hits
             print(f"round {number + 1} of {chosen.rounds}", flush=True)
+
+
+async def check_plans(data: DataStack, products: int) -> Check:
+    """Look at the plans of all reads, in a database that is filled for nothing else."""
+    began_at = time.monotonic()
+    database = await data.copy("bench_plans")
+    dsn = database.dsn("postgres")
+    await grow(dsn, products, orders=products // PRODUCTS_AN_ORDER)
+    filled_s = time.monotonic() - began_at
+    print(f"{products:>9,} products with orders: filled in {filled_s:.1f} s", flush=True)
+    connection = await asyncpg.connect(dsn)
+    try:
+        wrong = await faults(connection, products)
+    finally:
+        await connection.close()
+    what = f"every read is found by its index, of {products:,} products"
+    return Check(what, not wrong, "; ".join(wrong))
 
 
 def _paths(shop: Sized, share: float, *, seed: int) -> Mapping[str, Callable[[], Awaitable[Cost]]]:
@@ -209,13 +252,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(cores)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            costs, hits = runner.run(growth(chosen, cores))
+            grown = runner.run(growth(chosen, cores))
     except BROKEN as error:
         print(f"broke: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         return interrupted()
-    checks = verdicts(costs)
+    costs, hits = grown.costs, grown.hits
+    checks = verdicts(costs) + grown.plans
     print_costs(costs, hits)
     print()
     print_checks(checks)

@@ -95,14 +95,15 @@ async def select_hits(
     limit: int,
 ) -> list[Hit]:
     """One page of products. relevance needs a query; match says how the query is compared."""
-    sql, args = _statement(filters, sort, match, after, limit)
+    sql, args = list_statement(filters, sort, match, after, limit)
     rows = await reader.fetch(PlannedAnew(sql), *args)
     return [Hit(ListItem(*row[:-1]), row[-1]) for row in rows]
 
 
-def _statement(
+def list_statement(
     filters: Filters, sort: Sort, match: Match, after: After | None, limit: int
 ) -> tuple[str, list[object]]:
+    """The text and the values of a list's statement; they are planned anew each time."""
     conditions, args = _conditions(filters, match)
     expression, kind, direction = SORTS[sort]
     source = "products p"

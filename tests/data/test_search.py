@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.business.shop import Shop
-from services.data.search import CANDIDATES, Filters, Match, Sort, _statement, select_hits
+from services.data.search import CANDIDATES, Filters, Match, Sort, list_statement, select_hits
 from tests.shopping import Books
 
 SEARCHES: tuple[tuple[Filters, Sort, Match], ...] = (
@@ -33,7 +33,7 @@ async def test_what_is_alike_is_found_by_its_index_however_it_is_sorted(
     sort: Sort, books: Books
 ) -> None:
     """Along the order of the list each product would be compared: a second in a large catalog."""
-    sql, args = _statement(Filters("shrit"), sort, "similar", None, 5)
+    sql, args = list_statement(Filters("shrit"), sort, "similar", None, 5)
     async with books.connection.transaction():
         # A small catalog would be read as a whole; what is left is either order or likeness.
         await books.rows("set local enable_seqscan = off")

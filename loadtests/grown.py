@@ -160,7 +160,7 @@ SELECT_REFERRING = """
 """
 
 
-async def grow(dsn: str, products: int) -> None:
+async def grow(dsn: str, products: int, *, orders: int) -> None:
     """Fill an empty, migrated database, as its superuser, and tell the planner about it."""
     connection = await asyncpg.connect(dsn)
     try:
@@ -172,7 +172,7 @@ async def grow(dsn: str, products: int) -> None:
         await connection.execute("drop index " + ", ".join(row["name"] for row in indexes))
         for statements in (CATALOG, SALES):
             sized = statements.replace("$products", str(products))
-            await connection.execute(sized.replace("$orders", str(products // 2)))
+            await connection.execute(sized.replace("$orders", str(orders)))
         await connection.execute("; ".join([*(row["made_by"] for row in indexes), "analyze"]))
     finally:
         await connection.close()
