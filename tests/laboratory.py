@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from migrations import run
 from services.settings import BusinessSettings
+from tests.faults.waiting import until
 from tests.running_stack import RunningStack
 from tests.shopping import business_settings
 
@@ -24,6 +25,7 @@ LIKE_THE_SHOPS = """
     template template0 encoding 'UTF8' locale_provider builtin builtin_locale 'C.UTF-8'
     lc_collate 'C' lc_ctype 'C'
 """
+REPLAYED_WITHIN_S = 30.0
 EXTENSIONS = ("pg_trgm", "btree_gist", "unaccent", "fuzzystrmatch", "pg_stat_statements")
 
 
@@ -87,7 +89,20 @@ async def migrated_database(stack: RunningStack) -> AsyncIterator[OwnDatabase]:
         await made.upgrade()
         _migrated[stack.data_dir] = made
     async with own_database(stack, like=_migrated[stack.data_dir]) as database:
+        await until(
+            lambda: _is_on_standby(database), within_s=REPLAYED_WITHIN_S, what="the standby has it"
+        )
         yield database
+
+
+async def _is_on_standby(database: OwnDatabase) -> bool:
+    """A copy is made sooner than it is replayed, where something large was made just before."""
+    try:
+        connection = await asyncpg.connect(database.superuser_dsn("standby"))
+    except asyncpg.InvalidCatalogNameError:
+        return False
+    await connection.close()
+    return True
 
 
 @asynccontextmanager
