@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+import uvloop
 
 from services.business.catalog import gather_product
 from services.business.shop import Shop, open_shop
@@ -75,4 +76,4 @@ def say(words: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    uvloop.run(main(sys.argv[1]))  # as business does

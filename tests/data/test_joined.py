@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from uuid import uuid4
 
 import pytest
@@ -13,8 +14,12 @@ from services.data.joined import JoinedValkey
 from services.data.store import open_store
 from services.upstream import Upstream
 from tests.faults.proxy import FaultProxy
+from tests.faults.waiting import until
 from tests.running_stack import RunningStack
 from tests.shopping import business_settings
+
+PATIENT_MS = 1000
+WITHIN_S = 5.0
 
 
 @pytest.fixture
@@ -100,3 +105,52 @@ async def test_one_that_falls_silent_is_given_up_whatever_went_well_before(
                 await asyncio.sleep(0.005)
             assert store.cached.batches - before < 45
             assert await asyncio.gather(*asked) == [None] * len(asked)
+
+
+async def test_who_comes_while_it_is_silent_waits_for_nothing_until_it_answers(
+    stack: RunningStack,
+) -> None:
+    host, _, port = stack.part("valkey")["address"].rpartition(":")
+    async with FaultProxy(host, int(port)) as proxy:
+        url = f"redis://{proxy.host}:{proxy.port}/0"
+        settings = business_settings(stack, valkey_url=url, cache_timeout_ms=PATIENT_MS)
+        async with open_store(settings) as store:
+            joined, breaker = store.cached, store.valkey_upstream.breaker
+            assert await joined.get(["none"]) == [None]
+            proxy.set(drop=True)
+            first = asyncio.create_task(joined.get(["none"]))
+            await until(lambda: joined.silent, within_s=WITHIN_S, what="its silence is noticed")
+            before = joined.batches
+            assert await joined.get(["none"]) is None
+            assert not first.done()
+            # Asked all the same: the breaker counts on it.
+            await until(lambda: joined.batches > before, within_s=WITHIN_S, what="it is asked")
+            proxy.set()
+
+            async def answers() -> bool:
+                return await joined.get(["none"]) is not None
+
+            await until(answers, within_s=WITHIN_S, what="it is believed again")
+            assert not joined.silent
+            assert breaker.opens_at is None
+            first.cancel()
+
+
+async def test_a_loop_that_stood_still_does_not_take_itself_for_a_silent_valkey(
+    joined: JoinedValkey, upstream: Upstream
+) -> None:
+    """The answers are in its sockets, and it has not looked there yet."""
+    upstream.timeout_s = 0.3
+    await joined.get(["none"])
+    asked = []
+    for _ in range(5):
+        asked.append(asyncio.create_task(joined.get(["none"])))
+        for _ in range(3):  # in which it is sent
+            await asyncio.sleep(0)
+        goes_on_at = time.monotonic() + upstream.timeout_s / 3
+        while time.monotonic() < goes_on_at:
+            pass
+        for _ in range(20):
+            asked.append(asyncio.create_task(joined.get(["none"])))
+            await asyncio.sleep(0)
+    assert await asyncio.gather(*asked) == [[None]] * len(asked)
