@@ -18,16 +18,13 @@ from redis.asyncio import Redis
 
 from infra.local.addresses import LOOPBACK, free_port
 from infra.local.servers import valkey_server
+from loadtests.heartbeat import beating
 from loadtests.peers import address_of
 from loadtests.pinning import Cores
 from loadtests.programs import BrokenRunError, Launch, Program, ask, running
-from services.data.tags import TagPublisher
-from services.tags import HEARTBEAT_S
 
 HELD_S: Final = 10.0  # the first heartbeats take a second
 POLL_S: Final = 0.1
-RELAY: Final = "benchmark"
-POSITION: Final = 1  # where the stand-in says it is
 # All limits are on, for this machine's own address too, and above what one client does here:
 # it has all the connections, those that idle included.
 LIMITS: Final[Mapping[str, str]] = {
@@ -88,19 +85,11 @@ async def running_valkey(cores: Cores, folder: Path) -> AsyncIterator[int]:
     launch = Launch(command, port, ready_path="")
     async with running(launch, cores.generator, folder / "valkey.log"):
         valkey = Redis(host=LOOPBACK, port=port)
-        heart = asyncio.create_task(_beat(TagPublisher(valkey, RELAY)))
         try:
-            yield port
+            async with beating(valkey):
+                yield port
         finally:
-            heart.cancel()
-            await asyncio.gather(heart, return_exceptions=True)
             await valkey.aclose()
-
-
-async def _beat(publisher: TagPublisher) -> None:
-    while True:
-        await publisher.publish([], POSITION)
-        await asyncio.sleep(HEARTBEAT_S)
 
 
 async def require_held(

@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from loadtests.callers import Ask
 from loadtests.data_bench import CALLERS, Bench, compared
 from loadtests.data_goods import fill
+from loadtests.heartbeat import beating
 from loadtests.programs import BrokenRunError
 from loadtests.result import Aim, Row
 from services.business.catalog import gather_product
@@ -24,9 +25,7 @@ from services.data.pages import Page
 from services.data.shared import SETTLED_S
 from services.data.sources import Reader
 from services.data.store import Store, open_store
-from services.data.tags import TagPublisher
 from services.settings import DatabaseSettings
-from services.tags import HEARTBEAT_S
 from services.valkey import close, connect
 
 PAGES: Final = 2000
@@ -39,7 +38,6 @@ LIMIT_US: Final = 2.0
 LOADS: Final = 2000
 HEARD_S: Final = 10.0  # the first heartbeats take a second
 POLL_S: Final = 0.05
-RELAY: Final = "benchmark"
 VALKEY_AIM: Final = Aim("at least", 3.0)
 MEMORY_AIM: Final = Aim("at most", 1.0)
 
@@ -157,30 +155,17 @@ def _cache(store: Store) -> Cache[Page]:
 
 @asynccontextmanager
 async def _heartbeat(store: Store, settings: DatabaseSettings) -> AsyncIterator[None]:
-    """A relay that is heard, as in normal operation: what is held counts as verified.
-
-    As a relay it has connections of its own. Behind 64 callers who want 16 of them its heartbeats
-    came late, and from then on pages were checked as by a new process, by two reads each.
-    """
+    """A relay is heard; what is filled from now on is as in a process of a minute."""
     own = connect(settings, timeout_s=HEARD_S)
-    publisher = TagPublisher(own, RELAY)
-
-    async def beat() -> None:
-        while True:
-            await publisher.publish([], 1)
-            await asyncio.sleep(HEARTBEAT_S)
-
-    heart = asyncio.create_task(beat())
     try:
-        for _ in range(round(HEARD_S / POLL_S)):
-            if store.tags.verified_since() is not None:
-                break
-            await asyncio.sleep(POLL_S)
-        else:
-            raise BrokenRunError("no heartbeat is heard")
-        await asyncio.sleep(SETTLED_S)  # what is filled from now on is as in a process of a minute
-        yield
+        async with beating(own):
+            for _ in range(round(HEARD_S / POLL_S)):
+                if store.tags.verified_since() is not None:
+                    break
+                await asyncio.sleep(POLL_S)
+            else:
+                raise BrokenRunError("no heartbeat is heard")
+            await asyncio.sleep(SETTLED_S)
+            yield
     finally:
-        heart.cancel()
-        await asyncio.gather(heart, return_exceptions=True)
         await close(own)

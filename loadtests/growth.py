@@ -29,7 +29,7 @@ from loadtests.access_process import require_held, running_access
 from loadtests.benchmark import PLACES, interrupted
 from loadtests.data_stack import DataStack, running_data_stack
 from loadtests.grown import grow
-from loadtests.growth_sides import Cost, Sized, sized
+from loadtests.growth_sides import Cost, Sized, heard, sized
 from loadtests.measure import Load, Meter, find_generator
 from loadtests.options import positive, whole
 from loadtests.pinning import Cores, choose, on_core, raise_file_limit
@@ -41,6 +41,7 @@ from loadtests.sides import scratch
 from loadtests.story import Check, Curve, Story
 from loadtests.targets import HELD_TARGET
 from loadtests.verdicts import print_checks
+from services.data.shared import SETTLED_S
 from services.keepalive import ExchangeError
 
 FLAT_WITHIN: Final = 0.2
@@ -93,10 +94,12 @@ async def _by_size(
     chosen: argparse.Namespace, cores: Cores, folder: Path, data: DataStack, grown: Grown
 ) -> None:
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(heard(data))
         shops = [
             await stack.enter_async_context(sized(data, products, number, cores, folder))
             for number, products in enumerate(chosen.sizes)
         ]
+        await asyncio.sleep(SETTLED_S)  # what is filled from now on is as in a process of a minute
         for number in range(chosen.rounds):
             for shop in reversed(shops) if number % 2 else shops:
                 for path, ask in _paths(shop, chosen.requests, seed=number).items():

@@ -22,6 +22,7 @@ from loadtests.access_process import running_access
 from loadtests.data_goods import drop_search, fill
 from loadtests.data_growth import settle
 from loadtests.data_stack import DataStack
+from loadtests.heartbeat import beating
 from loadtests.pinning import Cores
 from loadtests.programs import BrokenRunError, Launch, Program, running
 from loadtests.shop import Zipf
@@ -87,10 +88,11 @@ class Sized:
         stored = list(_targets(range(1, min(STORED, self.products) + 1)))
         await ask_all(self.uncached, stored, self.headers)
         targets = list(islice(cycle(stored), requests))
-        before = await self._found()
+        before = await self._fills()
         cost = await self._cost(self.uncached, targets, [self.uncached.pid])
-        if await self._found() - before < 0.9 * requests:
-            raise BrokenRunError(f"{self.products}: pages did not come from Valkey")
+        filled = await self._fills() - before
+        if filled > (1 - LEAST_HITS) * requests:
+            raise BrokenRunError(f"{self.products}: {filled} of {requests} were not in Valkey")
         return cost
 
     async def cold(self, requests: int, seed: int) -> Cost:
@@ -110,8 +112,9 @@ class Sized:
         pids = [self.access.pid, self.business.pid, self.database_pid]
         return await self._cost(self.access, targets, pids)
 
-    async def _found(self) -> int:
-        return int((await self.valkey.info("stats"))["keyspace_hits"])
+    async def _fills(self) -> int:
+        """Pages that Valkey did not have: their leases, for which alone it is asked to EVAL."""
+        return int((await self.valkey.info("commandstats"))["cmdstat_eval"]["calls"])
 
     async def _cost(
         self, server: Program, targets: Sequence[str], pids: Sequence[int], least_hits: float = 0.0
@@ -197,6 +200,18 @@ async def sized(
             )
         finally:
             await valkey.aclose()
+
+
+@asynccontextmanager
+async def heard(stack: DataStack) -> AsyncIterator[None]:
+    """A relay for all shops on these servers: without one nothing that is held is believed long."""
+    password = secret_files.read_secret(stack.folder.secrets, "valkey_password")
+    valkey = Redis.from_url(stack.environment["TERCET_VALKEY_URL"], password=password)
+    try:
+        async with beating(valkey):
+            yield
+    finally:
+        await valkey.aclose()
 
 
 def database_pid(stack: DataStack) -> int:

@@ -75,7 +75,8 @@ async def test_every_path_is_measured_at_every_size(tmp_path: Path) -> None:
     }  # fmt: skip
     assert all([x for x, _ in line["points"]] == [1000, 50_000] for line in curve["lines"])
     costs = {line["name"]: line["points"][0][1] for line in curve["lines"]}
-    assert costs["held page"] < costs["from Valkey"] < costs["cold, by key"]
+    # What Valkey should have and does not costs as much as a cold one.
+    assert costs["held page"] < costs["from Valkey"] < costs["cold, by key"] / 2
     rows = {row["work"]: row["value"] for row in result["rows"]}
     assert 0 < rows["mix, 1,000 products, held"] < 1
     assert "filled in" in said
