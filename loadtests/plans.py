@@ -30,6 +30,7 @@ PAGE: Final = 25
 OFFLINE: Final = {"catalog_statements", "catalog_load", "proofs", "booked"}
 READS_ALL: Final = {
     "SELECT_ACCOUNTS": "`tercet account list`: a command of people's",
+    "DELETE_OLD_KEYS": "a worker's; for no values in particular a third of all keys may be old",
     "SELECT_CATEGORIES": "counts the products of each category; held for 10 s, purged by tag",
 }
 
