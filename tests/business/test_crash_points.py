@@ -56,18 +56,20 @@ POINTS: Final[dict[Step, tuple[str, ...]]] = {
 
 class Came(NamedTuple):
     """States of the customer's orders; charges that took money or authorised it, what was
-    captured and refunded, and charges that were let go, all by the provider's own ledger."""
+    captured and refunded, and charges that were let go, all by the provider's own ledger; units
+    claimed of a flash sale."""
 
     orders: list[str]
     charges: int
     captured_minor: int
     refunded_minor: int
     voided: int = 0
+    claimed: int = 0
 
 
 COMES_TO: Final[dict[Step, Came]] = {
     "order": Came(["placed"], 0, 0, 0),
-    "claim": Came(["placed"], 0, 0, 0),  # one order, though its sale has units for two
+    "claim": Came(["placed"], 0, 0, 0, claimed=2),  # one order; its sale has units for two
     "cancel": Came(["cancelled"], 0, 0, 0),
     "pay": Came(["paid"], 1, 2000, 0),
     "capture": Came(["paid"], 1, 2000, 0),
@@ -201,7 +203,9 @@ async def came(own: OwnBooks, errand: Errand, known: int) -> Came:
     new = (await charges(own))[known:]
     names = ("captured_minor", "refunded_minor", "voided")
     sums = [sum(one[name] for one in new) for name in names]
-    return Came([row["state"] for row in rows], len(new), *sums)
+    claimed = await own.books.claimed(errand.subject_id) if errand.step == "claim" else 0
+    states = [row["state"] for row in rows]
+    return Came(states, len(new), *sums)._replace(claimed=claimed)
 
 
 async def again(shop: Shop, errand: Errand) -> str:
