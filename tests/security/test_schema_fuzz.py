@@ -18,6 +18,8 @@ PROJECT: Final = Path(__file__).resolve().parents[2]
 # A seed of its own each night finds more; the same one every time tells a change from luck.
 SHORT: Final = ("--max-examples", "3", "--seed", "1", "--no-shrink")
 LONG: Final = ("--max-examples", "200")
+# test_boundary.py asks every route for every method; the long form does so with every check.
+NO_OTHER_METHODS: Final = "phases.coverage.unexpected-methods = []"
 # What access answers itself: a stream has no end that a client of one answer could wait for.
 # tests/access/test_beacons.py and test_live.py have them.
 OF_ACCESS: Final = ("/events", "/live")
@@ -27,7 +29,7 @@ PHASES: Final = frozenset(("Examples", "Coverage", "Fuzzing", "Stateful"))
 def test_every_answer_is_the_one_the_document_promises(
     stack: RunningStack, goods: Goods, alice: Guest, bob: Guest, tmp_path: Path
 ) -> None:
-    fuzz(stack, goods, (alice, bob), tmp_path, SHORT)
+    fuzz(stack, goods, (alice, bob), tmp_path, SHORT, settings=NO_OTHER_METHODS)
 
 
 @pytest.mark.faults
@@ -44,10 +46,12 @@ def fuzz(
     guests: tuple[Guest, Guest],
     folder: Path,
     options: tuple[str, ...],
+    *,
+    settings: str = "",
 ) -> None:
     """Every phase and every check there is; then every operation was called, each phase ran."""
     (folder / "users.json").write_text(json.dumps(users(stack, guests)))
-    (folder / "fuzz.toml").write_text(configuration(slugs(stack), goods, guests))
+    (folder / "fuzz.toml").write_text(configuration(slugs(stack), goods, guests, settings))
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", "fuzz.toml", "run"]
     command += [f"{stack.url}/openapi.json", "--checks", "all", "--continue-on-failure", *options]
     for path in OF_ACCESS:
@@ -78,7 +82,9 @@ def users(stack: RunningStack, guests: tuple[Guest, Guest]) -> dict[str, Any]:
     return {"auth": [{"name": name, "fixedHeaders": headers[name]} for name in tokens]}
 
 
-def configuration(slugs: list[str], goods: Goods, guests: tuple[Guest, Guest]) -> str:
+def configuration(
+    slugs: list[str], goods: Goods, guests: tuple[Guest, Guest], settings: str
+) -> str:
     """Ids that exist, for a half of what is sent; the rest is made up."""
     orders = [guest.order_id for guest in guests]
     return f"""
@@ -86,6 +92,7 @@ hooks = "tests.security.schemathesis_hooks"
 cache = {{ enabled = false }}
 auth.wfc = {{ path = "users.json", peers = ["alice", "bob"] }}
 generation.database = "none"
+{settings}
 # The operator's routes refuse both guests first, which is no finding.
 warnings = false
 
