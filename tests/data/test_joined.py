@@ -143,7 +143,8 @@ async def test_a_loop_that_stood_still_does_not_take_itself_for_a_silent_valkey(
     upstream.timeout_s = 0.3
     await joined.get(["none"])
     asked = []
-    for _ in range(5):
+    for _ in range(3):
+        await until(lambda: not joined._looking, within_s=WITHIN_S, what="nothing is under way")
         asked.append(asyncio.create_task(joined.get(["none"])))
         for _ in range(3):  # in which it is sent
             await asyncio.sleep(0)
