@@ -49,5 +49,4 @@ class Operation(Generic[Row, Out]):
             names_of=self.names_of,
             size_of=self.size_of,
             rows_max=self.rows_max,
-            rests=True,
         )

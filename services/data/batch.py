@@ -2,9 +2,8 @@
 
 A crowd of small requests becomes a few large statements without anybody waiting for company: an
 idle lane takes what there is, were it one row, and while it is busy the next batch gathers by
-itself. Only in a crowd a lane may rest between two batches, so that more come together. The unit is
-a whole operation, one transaction for all its rows, and each caller has an outcome of its own.
-docs/decisions has the reasons.
+itself. The unit is a whole operation, one transaction for all its rows, and each caller has an
+outcome of its own. docs/decisions has the reasons.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ WAITING_MAX: Final = 20_000  # calls; more than are done before their deadlines 
 TIMEOUT_S: Final = 5.0  # of a caller without a deadline, as a request has it
 FIRST_PAUSE_S: Final = 0.002  # before rows locked elsewhere are tried again: about one batch
 LONGEST_PAUSE_S: Final = 0.05
-REST_MAX_S: Final = 0.03  # of a lane between two batches: a person does not notice it
 CLOSE_TIMEOUT_S: Final = 2.0  # the longest statement of a request
 
 # These are never one row's fault, so the batch is not taken apart to find it: the problem is
@@ -94,7 +92,6 @@ class Batcher(Generic[Row, Out]):
     repeated: what the merged ones get, made of what the first got. names_of: texts by which
     PostgreSQL names a row when it breaks a constraint. size_of: about how many bytes it takes.
     effects: whether the work writes, so that who leaves while it runs can not know the outcome.
-    rests: whether a lane waits after a batch that was not alone, as long as that took.
     """
 
     def __init__(
@@ -110,7 +107,6 @@ class Batcher(Generic[Row, Out]):
         rows_max: int = ROWS_MAX,
         bytes_max: int = BYTES_MAX,
         effects: bool = True,
-        rests: bool = False,
     ) -> None:
         self.name = name
         self.counts = Counts()
@@ -120,7 +116,6 @@ class Batcher(Generic[Row, Out]):
         self._repeated = repeated
         self._names_of = names_of
         self._effects = effects
-        self._rests = rests
         self._line: Line[Row, Out] = Line(
             size_of, self.counts, rows_max=rows_max, bytes_max=bytes_max
         )
@@ -215,13 +210,10 @@ class Batcher(Generic[Row, Out]):
                 # Two that read the same do not get into each other's way.
                 keys = {call.key for call in batch} - {None} if self._effects else set()
                 self._running_keys |= keys
-                began_at = time.monotonic()
                 try:
                     await self._run(batch)
                 finally:
                     self._running_keys -= keys
-                if self._rests and (len(batch) > 1 or self._line) and not self._closed:
-                    await asyncio.sleep(min(time.monotonic() - began_at, REST_MAX_S))
         finally:
             self._lanes_open -= 1
 

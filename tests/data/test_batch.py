@@ -110,32 +110,6 @@ async def test_an_idle_lane_waits_for_no_company() -> None:
     assert made.counts.waits.sum_s < 0.5
 
 
-async def test_a_lane_that_has_company_rests_so_that_more_come_together() -> None:
-    work = Gated()
-    made = batcher(work, rests=True)
-    calls = await together(made, work, Row("a"))
-    await asyncio.sleep(batch_module.REST_MAX_S)  # so long the lane is going to rest
-    work.open()
-    assert await calls[0] == "first"
-    late = [asyncio.create_task(made.call(Row(text))) for text in "bc"]
-    assert await outcomes([calls[1], *late]) == ["a", "b", "c"]
-    assert work.batches == [["first"], ["a", "b", "c"]]
-
-
-async def test_a_lane_without_company_does_not_rest() -> None:
-    work = Gated()
-    made = batcher(work, rests=True)
-    alone = await together(made, work)
-    await asyncio.sleep(batch_module.REST_MAX_S)
-    work.open()
-    assert await outcomes(alone) == ["first"]
-    next_one = asyncio.create_task(made.call(Row("next")))
-    for _ in range(3):  # turns of the loop: the call, its lane, its batch
-        await asyncio.sleep(0)
-    assert work.batches == [["first"], ["next"]]
-    await next_one
-
-
 async def test_a_batch_is_bounded_in_rows_and_in_bytes() -> None:
     work = Gated()
     made = batcher(work, rows_max=3, bytes_max=10, size_of=lambda row: len(row.text))
