@@ -51,9 +51,12 @@ class PageLoad:
             if running:
                 await asyncio.wait(running)
 
-    async def each_once(self) -> None:
-        """As a shop that has run for a while: every page has been asked for."""
-        await asyncio.gather(*(self._one(goods) for goods in self.goods))
+    async def each_once(self, rate: float) -> None:
+        """As a shop that has run for a while: every page has been asked for, and loaded."""
+        async with asyncio.TaskGroup() as group:
+            for goods in self.goods:
+                group.create_task(self._one(goods))
+                await asyncio.sleep(1 / rate)
 
     def since(self, began_at: float, until: float = float("inf")) -> list[Answer]:
         return [one for one in self.answers if began_at <= one.began_at < until]

@@ -65,7 +65,7 @@ async def load(broken_stack: RunningStack, goods: list[Goods]) -> AsyncIterator[
     """Every page is held, and every change is heard of."""
     async with asking_business(broken_stack) as ask:
         made = PageLoad(ask, goods)
-        await made.each_once()
+        await made.each_once(RATE)
         yield made
 
 
@@ -140,9 +140,22 @@ async def test_valkey_killed_and_started_empty_costs_two_loads_a_page(
     # Once because nothing that is held is certain any more, and once for each second of that.
     assert loaded <= PAGES * (2 + away_s / UNVERIFIED_TTL_S)
     if long:
-        passed = seen["p99_ms"] <= 5 * seen["p99_before_ms"] and loaded <= 2 * PAGES
+        # More than one in a hundred has to be loaded, each page up to twice: what that costs is
+        # held against pages that had to be loaded before, at the same rate.
+        first_ms = p99_ms([one for one in load.answers if one.began_at < began_at])
+        passed = seen["p99_ms"] <= 5 * first_ms and loaded <= 2 * PAGES
         name = "Valkey is killed and starts empty"
-        record(15, name, passed, **seen, keys=PAGES, loads=loaded, away_ms=round(1000 * away_s))
+        away_ms = round(1000 * away_s)
+        record(
+            15,
+            name,
+            passed,
+            **seen,
+            p99_loaded_ms=first_ms,
+            keys=PAGES,
+            loads=loaded,
+            away_ms=away_ms,
+        )
         assert passed
 
 
@@ -295,7 +308,7 @@ async def test_a_valkey_that_is_half_a_second_late_is_given_up(
     """Experiment 17, by the network. Each page is asked of Valkey each time: the worst case."""
     async with behind_proxy(broken_stack) as (shop, proxy, client):
         load = PageLoad(asking(client), goods)
-        await load.each_once()
+        await load.each_once(RATE)
         async with load.at(RATE):
             began_at = time.monotonic()
             for _ in range(50):
