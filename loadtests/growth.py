@@ -80,13 +80,14 @@ class Grown:
 async def growth(chosen: argparse.Namespace, cores: Cores) -> Grown:
     grown = Grown()
     with scratch() as folder, on_core(cores.generator):
+        # First, since the kernel goes on writing for minutes after millions of rows were made.
+        if chosen.connections:
+            await _by_connections(chosen, cores, folder, grown.costs)
         if chosen.sizes:
             async with running_data_stack(folder, cores.server) as data:
                 await _by_size(chosen, cores, folder, data, grown)
                 if max(chosen.sizes) >= PLANS_FROM:
                     grown.plans.append(await check_plans(data, max(chosen.sizes)))
-        if chosen.connections:
-            await _by_connections(chosen, cores, folder, grown.costs)
     return grown
 
 
