@@ -19,7 +19,7 @@ NAMED: Final = {
     "webhooks.py: handle": "waits for all of them",
     "cache.py: _answered": "one load serves all who join it; ends by its own deadline",
     "cache.py: settled": "waits for all of them",
-    "cache.py: _behind": "storing while the readers have their answer; ends by Valkey's timeout",
+    "filling.py: _behind": "storing while the readers have their answer; ends by Valkey's timeout",
     "hashers.py: ask": "a hash that is under way ends though nobody waits for it; ends by ANSWER_S",
     "hashers.py: aclose": "waits for all of them",
     "joined.py: _send": "reads of many callers in one; ends by Valkey's timeout",
