@@ -103,22 +103,10 @@ class Pool(Client):
         self._parts = (self._part,)
 
     @classmethod
-    def to(
-        cls,
-        url: str,
-        *,
-        size: int,
-        idle_s: float = IDLE_S,
-        hop_ms: int | None = None,
-        patience: Patience | None = None,
-        limits: AnswerLimits | None = None,
-    ) -> Pool:
+    def to(cls, url: str, *, size: int, idle_s: float = IDLE_S, hop_ms: int | None = None) -> Pool:
         """A pool to the origin of an http or https URL; https trusts what the system trusts."""
         host, port, tls = origin(url)
-        return cls(
-            host, port, size=size, tls=tls, idle_s=idle_s, hop_ms=hop_ms, patience=patience,
-            limits=limits,
-        )  # fmt: skip
+        return cls(host, port, size=size, tls=tls, idle_s=idle_s, hop_ms=hop_ms)
 
     @property
     def parts(self) -> Sequence[Connections]:

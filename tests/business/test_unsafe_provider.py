@@ -26,11 +26,9 @@ from services.business.provider import (
     Pending,
     Unknown,
 )
-from services.business.providers.sandbox_adapter import open_sandbox
-from services.business.providers.sandbox_client import ANSWER_MAX_BYTES, SandboxClient
+from services.business.providers.sandbox_adapter import ANSWER_MAX_BYTES, open_sandbox
 from services.business.shop import Shop
 from services.deadline import Deadline
-from services.exchange import Unknown as Lost
 
 Answer = Callable[[UUID], bytes]
 MEGABYTES = 10 * 2**20
@@ -125,19 +123,6 @@ async def test_a_charge_shows_our_credential_and_its_time(lab_shop: Shop) -> Non
         assert f"authorization: bearer {secret}\r\n" in head
         left_ms = int(head.partition("x-deadline-ms: ")[2].partition("\r\n")[0])
         assert 0 < left_ms <= 2000
-
-
-async def test_a_charge_without_an_answer_is_not_sent_again(lab_shop: Shop) -> None:
-    async with scripted(charge(), lambda _: b"", charge()) as script:
-        client = SandboxClient(f"http://127.0.0.1:{script.port}/api", "s", size=1, connect_s=1.0)
-        try:
-            body = {"charge_key": str(uuid4())}
-            assert (await client.post("/charges", body, Deadline.after(1.0))).status == 201
-            with pytest.raises(Lost):
-                await client.post("/charges", body, Deadline.after(0.2))
-        finally:
-            await client.aclose()
-        assert [head.split()[1] for head in script.requests] == [b"/api/charges"] * 2
 
 
 BOMB = gzip.compress(b"[" * 10_000_000)
