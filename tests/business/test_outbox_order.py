@@ -192,6 +192,7 @@ async def relay_process(laboratory: OwnDatabase) -> AsyncIterator[asyncio.subpro
         "TERCET_STANDBY_DSNS": "",
         "TERCET_APP_PASSWORD": password,
         "TERCET_READ_PASSWORD": password,
+        "TERCET_EVENTS_URL": "",  # without a log, events go to the Valkey that is looked at
     }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "infra.cli", "worker", "outbox"),
