@@ -28,6 +28,25 @@ class Done:
     appended: dict[int, list[int]] = field(default_factory=dict)
     read: dict[int, Values] = field(default_factory=dict)
     outcome: Outcome = "unknown"
+    server: Literal["primary", "standby"] = "primary"
+
+
+def anomalies_of_two(
+    history: Sequence[Done], final: Mapping[int, Values]
+) -> tuple[list[str], list[str]]:
+    """Anomalies of a primary and its standby, and long forks, which are none that is promised.
+
+    Two readers, one at each, may see two transactions in opposite orders: a primary shows commits
+    in the order in which they leave the list of those that run, and a standby in the order of the
+    log. So the history is to be sound with the readers of either, and with both except for cycles
+    that only both can make.
+    """
+    found = []
+    for server in ("primary", "standby"):
+        found += anomalies([one for one in history if one.appended or one.server == server], final)
+    together = anomalies(history, final)
+    forks = [one for one in together if one.startswith("G2") and not found]
+    return found + [one for one in together if one not in forks], forks
 
 
 def anomalies(history: Sequence[Done], final: Mapping[int, Values]) -> list[str]:

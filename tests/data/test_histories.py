@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
-from tests.data.histories import Done, Values, anomalies
+from tests.data.histories import Done, Values, anomalies, anomalies_of_two
 
 
 def done(
@@ -70,3 +72,13 @@ def test_what_happened_one_after_the_other_has_no_anomaly() -> None:
 def test_what_nobody_knows_may_have_happened_or_not(happened: bool) -> None:
     values: Values = (10,) if happened else ()
     assert anomalies([UNKNOWN, done(read={1: values})], {1: values}) == []
+
+
+@pytest.mark.parametrize("server", ["primary", "standby"])
+def test_opposite_orders_are_a_long_fork_at_two_servers_and_an_anomaly_at_one(
+    server: Literal["primary", "standby"],
+) -> None:
+    history = [done(append={1: [1]}), done(append={2: [2]}), done(read={1: (1,), 2: ()})]
+    history.append(Done({}, {1: (), 2: (2,)}, "committed", server))
+    found, forks = anomalies_of_two(history, {1: (1,), 2: (2,)})
+    assert (bool(found), bool(forks)) == ((False, True) if server == "standby" else (True, False))

@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from services.data.sources import Primary, Replica, Source, Transaction
 from services.problems import GatewayTimeout, OutcomeUnknown, Unavailable
-from tests.data.histories import Done, Values, anomalies
+from tests.data.histories import Done, Values, anomalies, anomalies_of_two
 from tests.data.test_db import address, pool_of
 from tests.faults.figures import record
 from tests.faults.proxy import FaultProxy
@@ -174,6 +174,7 @@ async def played(
         while not over.is_set():
             seen = await look(source)
             if seen is not None:
+                seen.server = "standby" if source is bench.replica else "primary"
                 history.append(seen)
             await asyncio.sleep(0.01)
 
@@ -188,7 +189,7 @@ async def played(
 
 async def check_history(bench: Bench, seed: int, transactions: int) -> None:
     history, final = await played(bench, seed, transactions, locked)
-    found = anomalies(history, final)
+    found, forks = anomalies_of_two(history, final)
     by_outcome = {
         outcome: sum(done.outcome == outcome for done in history if done.appended)
         for outcome in ("committed", "aborted", "unknown")
@@ -198,6 +199,7 @@ async def check_history(bench: Bench, seed: int, transactions: int) -> None:
         "list-append",
         not found,
         anomalies=len(found),
+        long_forks=len(forks),
         readers=len(history) - sum(by_outcome.values()),
         **by_outcome,
     )
